@@ -1,0 +1,1 @@
+"""The mesh: values, bytes, protocol machines and the drivers that run them. Start with docs/tour.md."""

@@ -1,0 +1,1 @@
+"""Where trio meets the world: sockets, threads, files, keys and the clock."""

@@ -1,0 +1,240 @@
+"""Who is on this LAN: DNS-SD over multicast DNS (RFC 6763, 6762). The only importer of zeroconf.
+
+zeroconf runs on threads of its own. Nothing of it crosses into trio but immutable values through a bounded channel, and
+everything heard is a hint: a candidate address, never a key. Instance and host names are random for each run (RFC 8882
+says what real ones give away); TXT holds a version and, while a pairing window is open, its public number.
+"""
+
+import contextlib
+import ipaddress
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import attrs
+import ifaddr
+import trio
+import zeroconf
+
+from meshd.errors import TetherError, UsageError
+from meshd.model.address import Address
+from meshd.model.candidate import Candidate, Gone, Sighting
+
+SERVICE: Final = "_tether-mesh._udp.local."
+
+ADDRESSES_LIMIT: Final = 8
+"""Most addresses taken from one announcement: a machine has few, a liar may list a network."""
+
+CANDIDATES_LIMIT: Final = 64
+"""Most announcements held and queued at once; more on one LAN are noise or an attack, and then `--peer` is the way."""
+
+RESOLVE_TIMEOUT_MS: Final = 1_000
+"""Milliseconds to ask for the addresses of an instance that was announced without them."""
+
+ASKING_PORTS: Final = (False, True)
+"""Ask from port 5353, which also hears new announcements, and from a port of our own (RFC 6762, 6.7): those answers
+come to nobody else here, and at once, where a responder that just spoke to everybody keeps silent a second."""
+
+REREAD_INTERVAL: Final = 5.0
+"""Seconds between two looks at this machine's interfaces: a laptop changes networks while it waits."""
+
+VIRTUAL_PREFIXES: Final = (
+    *("br-", "docker", "veth", "virbr", "vEthernet", "vmnet"),  # containers, virtual machines, WSL
+    *("tailscale", "tap", "tun", "utun", "wg", "zt"),  # tunnels
+)
+"""Interfaces that seldom lead to the other machine: tunnels, containers, WSL. Their addresses are tried last."""
+
+
+class LanUnavailableError(TetherError):
+    """Multicast DNS cannot be used on this machine, or on the interfaces that were named."""
+
+    exit_code = UsageError.exit_code
+
+
+Start = Callable[[zeroconf.Zeroconf], None]
+
+
+@attrs.frozen
+class Interface:
+    """One IPv4 or IPv6 address of this machine."""
+
+    name: str
+    ip: ipaddress.IPv4Interface | ipaddress.IPv6Interface
+
+    @property
+    def is_virtual(self) -> bool:
+        return self.name.startswith(VIRTUAL_PREFIXES)
+
+
+def local_interfaces() -> tuple[Interface, ...]:
+    """This machine's addresses; loopback only where there is nothing else."""
+    found = []
+    for adapter in ifaddr.get_adapters():
+        for ip in adapter.ips:
+            host = ip.ip if isinstance(ip.ip, str) else ip.ip[0]
+            interface = ipaddress.ip_interface(f"{host}/{ip.network_prefix}")
+            # A link-local address means nothing without its scope, which DNS-SD does not carry.
+            if not interface.ip.is_link_local:
+                found.append(Interface(adapter.nice_name, interface))
+    return tuple([each for each in found if not each.ip.ip.is_loopback] or found)
+
+
+def check_interfaces(named: Sequence[str]) -> tuple[str, ...]:
+    """The IPv4 addresses that multicast DNS is limited to. Raises UsageError for one that is not this machine's."""
+    own = {str(ip.ip) for adapter in ifaddr.get_adapters() for ip in adapter.ips if ip.is_IPv4}
+    for text in named:
+        try:
+            address = ipaddress.IPv4Address(text)
+        except ValueError:
+            advice = f"--interface takes an address of this machine: {', '.join(sorted(own))}."
+            raise UsageError(f"{text!r} is not an IPv4 address.", advice) from None
+        # All of 127.0.0.0/8 is ours on Linux, whatever the interface lists.
+        if str(address) not in own and not address.is_loopback:
+            raise UsageError(f"This machine has no address {text}.", f"It has {', '.join(sorted(own))}.")
+    return tuple(named)
+
+
+@asynccontextmanager
+async def announce(port: int, number: int | None, named: Sequence[str] = ()) -> AsyncIterator[None]:
+    """Announce a pairing window on UDP `port` until the block ends. Raises LanUnavailableError."""
+    instance = secrets.token_hex(8)
+
+    def register(responder: zeroconf.Zeroconf) -> None:
+        info = zeroconf.ServiceInfo(
+            SERVICE,
+            f"{instance}.{SERVICE}",
+            port=port,
+            properties={"v": "1", "pair": "-" if number is None else str(number)},
+            server=f"{instance}.local.",
+            parsed_addresses=[str(address) for address in _announced(named)],
+        )
+        # The name is 64 random bits: probing for a conflict would only delay the first answer by most of a second.
+        responder.register_service(info, cooperating_responders=True)
+
+    async with _multicast(named, register, (False,)):
+        yield
+
+
+@asynccontextmanager
+async def browse(named: Sequence[str] = ()) -> AsyncIterator[trio.MemoryReceiveChannel[Sighting]]:
+    """Announcements as they are heard, until the block ends. Raises LanUnavailableError."""
+    token = trio.lowlevel.current_trio_token()
+    send, receive = trio.open_memory_channel[Sighting](CANDIDATES_LIMIT)
+
+    def hand_over(sighting: Sighting) -> None:
+        def put() -> None:
+            # A full queue is a flood, and what is announced is announced again.
+            with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
+                send.send_nowait(sighting)
+
+        # The program may end while zeroconf's thread is on its way here.
+        with contextlib.suppress(trio.RunFinishedError):
+            token.run_sync_soon(put)
+
+    def heard(
+        zeroconf: zeroconf.Zeroconf, service_type: str, name: str, state_change: zeroconf.ServiceStateChange
+    ) -> None:
+        hand_over(_sighting(zeroconf, name, state_change))
+
+    def start(responder: zeroconf.Zeroconf) -> None:
+        # Two questions that are not byte for byte the same: a responder drops the second of those as an echo.
+        kind = zeroconf.DNSQuestionType.QU if responder.unicast else zeroconf.DNSQuestionType.QM
+        zeroconf.ServiceBrowser(responder, SERVICE, handlers=[heard], question_type=kind)
+
+    async with _multicast(named, start, ASKING_PORTS):
+        yield receive
+
+
+@asynccontextmanager
+async def _multicast(named: Sequence[str], start: Start, own_ports: Sequence[bool]) -> AsyncIterator[None]:
+    """Keep responders with `start` done on them, and make them anew whenever this machine's addresses change."""
+    responders = await trio.to_thread.run_sync(_open, named, start, own_ports)
+
+    async def follow_changes() -> None:
+        nonlocal responders
+        known = local_interfaces()
+        while True:
+            await trio.sleep(REREAD_INTERVAL)
+            current = await trio.to_thread.run_sync(local_interfaces)
+            if current == known or named:
+                continue
+            await trio.to_thread.run_sync(_close, responders)
+            responders = []
+            with contextlib.suppress(LanUnavailableError):  # between two networks: look again
+                responders = await trio.to_thread.run_sync(_open, named, start, own_ports)
+                known = current
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follow_changes)
+        try:
+            yield
+        finally:
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(_close, responders)
+
+
+def _open(named: Sequence[str], start: Start, own_ports: Sequence[bool]) -> list[zeroconf.Zeroconf]:
+    chosen = list(named) or [str(each.ip.ip) for each in local_interfaces() if each.ip.version == 4]
+    responders: list[zeroconf.Zeroconf] = []
+    try:
+        if not chosen:
+            raise OSError("no IPv4 interface is up")
+        for own_port in own_ports:
+            version = zeroconf.IPVersion.V4Only
+            responders.append(zeroconf.Zeroconf(interfaces=chosen, ip_version=version, unicast=own_port))
+            start(responders[-1])
+    except (OSError, zeroconf.Error) as error:
+        _close(responders)
+        raise LanUnavailableError(
+            f"Multicast DNS does not work here ({error}).", "Give the other side's address with --peer HOST:PORT."
+        ) from error
+    return responders
+
+
+def _close(responders: Sequence[zeroconf.Zeroconf]) -> None:
+    for responder in responders:
+        responder.close()
+
+
+def _announced(named: Sequence[str]) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    if named:
+        return [ipaddress.ip_address(text) for text in named]
+    interfaces = sorted(local_interfaces(), key=lambda each: (each.is_virtual, each.ip.version))
+    return [each.ip.ip for each in interfaces][:ADDRESSES_LIMIT]
+
+
+def _sighting(responder: zeroconf.Zeroconf, name: str, change: zeroconf.ServiceStateChange) -> Sighting:
+    instance = name.removesuffix("." + SERVICE)
+    if change is zeroconf.ServiceStateChange.Removed:
+        return Gone(instance)
+    info = zeroconf.ServiceInfo(SERVICE, name)
+    if not info.load_from_cache(responder):
+        info.request(responder, RESOLVE_TIMEOUT_MS)
+    properties = info.decoded_properties
+    number, port = properties.get("pair"), info.port
+    if properties.get("v") != "1" or number is None or not port:
+        return Gone(instance)  # a daemon without a window, a newer version, or nonsense: no candidate
+    addresses = _preferred(info.parsed_addresses()[:ADDRESSES_LIMIT])
+    return Candidate(
+        instance,
+        int(number) if number.isascii() and number.isdigit() and len(number) <= 6 else None,
+        tuple(Address(str(ip), port) for ip in addresses),
+    )
+
+
+def _preferred(hosts: Iterable[str]) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """The order to try: in a network of ours, then the rest, with virtual interfaces and loopback last."""
+    own = local_interfaces()
+
+    def rank(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int:
+        if ip.is_loopback:
+            return 4
+        shared = [each for each in own if ip.version == each.ip.version and ip in each.ip.network]
+        if not shared:
+            return 2
+        return 1 if all(each.is_virtual for each in shared) else 0
+
+    usable = [ipaddress.ip_address(host.partition("%")[0]) for host in hosts]
+    return sorted((ip for ip in usable if not (ip.is_multicast or ip.is_unspecified or ip.is_link_local)), key=rank)

@@ -1,0 +1,86 @@
+"""The driver of a pairing: a machine of protocol/pairing.py on the first stream of a QUIC connection."""
+
+import math
+import secrets
+from typing import Final
+
+import trio
+
+from meshd.drivers.quic import Connection, ConnectionClosedError, Stream, StreamResetError
+from meshd.drivers.threads import Offload
+from meshd.protocol.binding import Binding
+from meshd.protocol.pairing import Failed, Paired, Pairing, PakeDue, TryTaken
+from meshd.wire.constants import CloseCode
+
+READ_SIZE: Final = 16 * 1024
+"""Most bytes taken at once; the driver below admits no more than this in all before authentication."""
+
+PAKE_SLOTS: Final = 2
+"""PAKE computations at once: about 16 ms of CPU each, which strangers may ask for."""
+
+
+def system_entropy(size: int) -> bytes:
+    """Random bytes of the operating system."""
+    return secrets.token_bytes(size)
+
+
+def binding_of(connection: Connection) -> Binding:
+    """What a pairing over this connection is bound to."""
+    return Binding(certificate_digest=connection.certificate_digest, alpn=connection.alpn)
+
+
+async def pair(
+    connection: Connection, stream: Stream, machine: Pairing, slots: trio.CapacityLimiter, offload: Offload
+) -> Paired | Failed:
+    """Run `machine` to its end. On Paired the connection is admitted, on Failed it is closed with the code it names.
+
+    Cancelled, it closes the connection with TAKEN: the one reason to stop a pairing is that another was quicker.
+    """
+    try:
+        while True:
+            match machine.next_event():
+                case None:
+                    await _exchange(stream, machine)
+                case PakeDue():
+                    with trio.move_on_at(machine.next_deadline() or math.inf):
+                        async with slots:
+                            result = await offload(machine.compute_pake)
+                        machine.pake_computed(result, trio.current_time())
+                    machine.on_deadline(trio.current_time())
+                case TryTaken():
+                    pass
+                case Paired() as paired:
+                    await stream.send_all(machine.data_to_send(trio.current_time()))
+                    connection.admit()
+                    return paired
+                case Failed(code) as failed:
+                    connection.close(code, "")
+                    return failed
+    except trio.Cancelled:
+        machine.abort(trio.current_time(), CloseCode.TAKEN)
+        connection.close(CloseCode.TAKEN, "")
+        raise
+
+
+async def _exchange(stream: Stream, machine: Pairing) -> None:
+    """Send what is due, then take what comes or the deadline."""
+    try:
+        data = machine.data_to_send(trio.current_time())
+        if data:
+            await stream.send_all(data)
+        received = None
+        with trio.move_on_at(machine.next_deadline() or math.inf):
+            received = await stream.receive_some(READ_SIZE)
+    except ConnectionClosedError as error:
+        closed = error.closed
+        told = closed.by_peer and not closed.is_transport
+        machine.connection_lost(trio.current_time(), closed.code if told else None)
+    except StreamResetError as error:
+        machine.connection_lost(trio.current_time(), error.code)
+    else:
+        if received is None:
+            machine.on_deadline(trio.current_time())
+        elif received:
+            machine.receive_data(received, trio.current_time())
+        else:
+            machine.connection_lost(trio.current_time())

@@ -1,0 +1,402 @@
+"""QUIC over trio: one UDP socket, any number of connections, byte streams on them. It moves bytes and judges nobody.
+
+The engines (`quic_engine.py`) are sans-IO and the connections (`quic_connection.py`) plain data; here one task receives
+and one sends. A wake drains a batch of datagrams into the engines, hands out what came of it and marks the connections
+that may have something to say; the sending task flushes those, then sleeps until the nearest deadline.
+
+What a stranger can cost is stated in `Limits`. No state exists for an address that has not answered a Retry (RFC 9000
+section 8.1.2).
+"""
+
+import ipaddress
+import re
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+
+import trio
+
+from meshd.drivers.quic_connection import (
+    DEFAULT_LIMITS,
+    HIGH_WATER,
+    Closed,
+    CloseCode,
+    Connection,
+    ConnectionClosedError,
+    Limits,
+    Stream,
+    StreamResetError,
+)
+from meshd.drivers.quic_engine import CONNECTION_ID_LENGTH, SMALLEST_INITIAL, Engine, RetryTokens, parse_long_header
+from meshd.drivers.tls_identity import TlsIdentity
+from meshd.drivers.udp import Datagram, SocketAddress, UdpSocket
+from meshd.errors import ConnectionLostError
+from meshd.model.address import Address
+
+__all__ = [
+    "ALPNS",
+    "HIGH_WATER",
+    "CloseCode",
+    "Closed",
+    "Connection",
+    "ConnectionClosedError",
+    "DialFailedError",
+    "Endpoint",
+    "Limits",
+    "Stream",
+    "StreamResetError",
+    "VersionMismatchError",
+    "open_endpoint",
+]
+
+ALPNS = ("tether/1",)
+"""What this program speaks, best first. The driver adds the bare name (`tether`), under which two sides without a common
+version tell each other what they speak."""
+
+_FAREWELL = 0.25
+"""Seconds that leaving `open_endpoint` waits for closes to settle: somebody waits for the prompt to return."""
+_VERSIONS_MAX = 256
+"""Bytes of the list of versions that two sides without a common one exchange."""
+_DIALLED_ADDRESSES = 3
+"""Addresses of a name that one dial tries, in the resolver's order."""
+_SMALL_NUMBER = re.compile("[0-9]{1,4}")
+_REPLIES = 256
+"""Answers without state that may wait to be sent; a flood beyond it gets none."""
+_NO_ALPN = (0x128, 0x178)
+"""TLS alerts by which engines say that no protocol is common: handshake_failure (qh3) and no_application_protocol."""
+
+
+class DialFailedError(ConnectionLostError):
+    """Nobody who speaks our protocol answered there in time. `closed` tells how an answer ended, if there was one."""
+
+    def __init__(self, what: str, closed: Closed | None = None) -> None:
+        super().__init__(what)
+        self.closed = closed
+
+
+class VersionMismatchError(ConnectionLostError):
+    """Both sides are Tethers, of versions that have nothing in common."""
+
+    def __init__(self, ours: tuple[int, ...], theirs: tuple[int, ...]) -> None:
+        this_is_older = max(ours) < max(theirs)
+        speaks = [", ".join(map(str, sorted(versions))) for versions in (theirs, ours)]
+        older = "this side is older" if this_is_older else "the other side is older"
+        super().__init__(
+            f"The other side speaks tether version {speaks[0]} only, this side {speaks[1]}: {older}.",
+            "Update it." if this_is_older else "Update the other side.",
+        )
+        self.ours, self.theirs, self.this_is_older = ours, theirs, this_is_older
+
+
+class Endpoint:
+    """A bound UDP port with its connections. Made by `open_endpoint`."""
+
+    def __init__(self, engine: Engine, identity: TlsIdentity, udp: UdpSocket, alpns: tuple[str, ...], limits: Limits):
+        self.engine, self.limits, self._udp = engine, limits, udp
+        self.port: int = udp.port
+        """The bound UDP port."""
+        self.own_digest = identity.digest
+        self._offered = alpns
+        self._bare = alpns[0].partition("/")[0]
+        self.alpns = (*alpns, self._bare)
+        self._client = engine.configuration(is_client=True, alpns=self.alpns)
+        self._server = engine.configuration(is_client=False, alpns=self.alpns, identity=identity)
+        self._refusal: tuple[int | None, str] | None = None
+        self._tokens = RetryTokens()
+        self._routes: dict[bytes, Connection] = {}
+        self._connections: set[Connection] = set()
+        self._marked: dict[Connection, None] = {}
+        self._replies: list[Datagram] = []
+        self._wake, self._emptied = trio.Event(), trio.Event()
+        self._offer, self._accepted = trio.open_memory_channel[Connection | VersionMismatchError](limits.accept_queue)
+        self._nursery: trio.Nursery
+        self.on_other_datagram: Callable[[bytes, Address], None] | None = None
+        """Called with every datagram whose first byte has the QUIC bit 0x40 clear; without it they are dropped."""
+
+    async def dial(self, address: Address, *, timeout: float) -> Connection:
+        """Connect within `timeout` seconds; a name's addresses share them.
+
+        Raises DialFailedError when nobody answers or what answers is not a Tether, VersionMismatchError.
+        """
+        failure = DialFailedError(f"Nobody answered at {address}.")
+        start = trio.current_time()
+        with trio.move_on_after(timeout):
+            targets = await self._resolve(address)
+            for number, target in enumerate(targets):
+                left = start + timeout - trio.current_time()
+                with trio.move_on_after(left / (len(targets) - number)):
+                    try:
+                        return await self._dial(target)
+                    except DialFailedError as error:
+                        failure = error
+        raise failure
+
+    async def _resolve(self, address: Address) -> list[SocketAddress]:
+        try:
+            found = [self._udp.local_form(address.host)]
+        except ValueError:
+            try:
+                answers = await trio.socket.getaddrinfo(address.host, address.port, type=trio.socket.SOCK_DGRAM)
+            except OSError as error:
+                raise DialFailedError(f"The name {address.host} has no address ({error.strerror}).") from error
+            found = list(dict.fromkeys(str(answer[4][0]) for answer in answers))
+        except OSError as error:
+            raise DialFailedError(f"{address} names an interface that is not here.") from error
+        usable = [(host, address.port) for host in found if self._udp.can_reach(host)]
+        if not usable:
+            raise DialFailedError(f"{address} needs IPv6, which this socket does not have.")
+        return usable[:_DIALLED_ADDRESSES]
+
+    async def _dial(self, target: SocketAddress) -> Connection:
+        connection = Connection(self, self.engine.client(self._client), target, is_client=True)
+        self._add(connection)
+        connection.dial()
+        try:
+            await connection.settled.wait()
+            connection.raise_if_closed()
+            if connection.alpn != self._bare:
+                return connection
+            stream = await connection.open_stream()
+            raise await self._exchange_versions(stream)
+        except BaseException as error:
+            connection.close(CloseCode.DONE, "")
+            if isinstance(error, ConnectionClosedError):
+                raise _dial_failure(error.closed, connection.peer) from error
+            raise
+
+    async def accept(self) -> Connection:
+        """Wait for a connection whose handshake is complete; its peer is a stranger until `Connection.admit`.
+
+        Raises VersionMismatchError for a caller of our kind without a common version: the endpoint goes on, and the
+        caller of this may accept again.
+        """
+        while True:
+            found = await self._accepted.receive()
+            if isinstance(found, VersionMismatchError):
+                raise found
+            if found.closed is None:
+                return found
+
+    def stop_accepting(self, code: int | None = None, reason: str = "") -> None:
+        """From now on close every arrival with an application code, or with None answer nobody new at all."""
+        self._refusal = (code, reason)
+
+    async def send_datagram(self, data: bytes, address: Address) -> None:
+        """Send something that is not QUIC from this port. Its first byte must have the bit 0x40 clear (RFC 9443)."""
+        if not data or data[0] & 0x40:
+            raise ValueError("the QUIC bit must be clear")
+        await self._udp.send([(data, (self._udp.local_form(address.host), address.port))])
+
+    # What connections ask of their owner (see quic_connection.Owner).
+
+    def mark(self, connection: Connection) -> None:
+        self._marked[connection] = None
+        self._wake.set()
+
+    def route(self, connection_id: bytes, connection: Connection | None) -> None:
+        if connection is None:
+            self._routes.pop(connection_id, None)
+        else:
+            self._routes[connection_id] = connection
+
+    def forget(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        self._marked.pop(connection, None)
+        for connection_id in connection.ids:
+            self._routes.pop(connection_id, None)
+        if not self._connections:
+            self._emptied.set()
+
+    def established(self, connection: Connection) -> None:
+        if connection.is_client:
+            return
+        if self._refusal is not None:
+            connection.close(self._refusal[0] or CloseCode.DONE, self._refusal[1])
+        elif connection.alpn == self._bare:
+            self._nursery.start_soon(self._answer_versions, connection)
+        else:
+            self._hand_over(connection)
+
+    def _hand_over(self, found: Connection | VersionMismatchError) -> None:
+        try:
+            self._offer.send_nowait(found)
+        except trio.WouldBlock:
+            if isinstance(found, Connection):
+                found.close(CloseCode.BUSY, "too many at once")
+
+    # Versions without a common one (docs/decisions/0003-version-mismatch.md).
+
+    async def _answer_versions(self, connection: Connection) -> None:
+        try:
+            self._hand_over(await self._exchange_versions(await connection.accept_stream()))
+            # The dialler closes, once it has read ours; if it does not, the time for authentication ends it.
+            await connection.wait_closed()
+        except ConnectionLostError:
+            connection.close(CloseCode.VERSIONS, "no common version")
+
+    async def _exchange_versions(self, stream: Stream) -> VersionMismatchError:
+        await stream.send_all(",".join(self._offered).encode())
+        await stream.send_eof()
+        text = b""
+        while data := await stream.receive_some(_VERSIONS_MAX):
+            text += data
+            if len(text) > _VERSIONS_MAX:
+                break
+        theirs = self._versions(text.decode("ascii", "replace").split(","))
+        if not theirs or len(text) > _VERSIONS_MAX:
+            raise DialFailedError("The other side is no Tether that says which version it speaks.")
+        return VersionMismatchError(self._versions(self._offered), theirs)
+
+    def _versions(self, alpns: Iterable[str]) -> tuple[int, ...]:
+        pairs = (alpn.partition("/") for alpn in alpns)
+        return tuple(int(number) for name, _, number in pairs if name == self._bare and _SMALL_NUMBER.fullmatch(number))
+
+    # The two tasks.
+
+    async def _receive(self) -> None:
+        while True:
+            batch = await self._udp.receive()
+            now = trio.current_time()
+            groups: dict[tuple[Connection, SocketAddress], list[bytes]] = {}
+            for data, address in batch:
+                if not data or not data[0] & 0x40:
+                    if self.on_other_datagram is not None:
+                        self.on_other_datagram(data, Address(*address))
+                    continue
+                # The destination id of a long header has a length byte; that of a short one is as long as ours are.
+                known = (
+                    data[6 : 6 + data[5]] if data[0] & 0x80 and len(data) > 5 else data[1 : 1 + CONNECTION_ID_LENGTH]
+                )
+                connection = self._routes.get(known)
+                if connection is None:
+                    self._receive_unknown(data, address, now)
+                else:
+                    groups.setdefault((connection, address), []).append(data)
+            for (connection, address), datagrams in groups.items():
+                connection.receive(datagrams, address, now)
+
+    def _receive_unknown(self, data: bytes, address: SocketAddress, now: float) -> None:
+        """Answer the first datagram of a stranger: with a Retry, and a connection only for who returns its token."""
+        ignored = self._refusal is not None and self._refusal[0] is None
+        header = None if ignored or len(data) < SMALLEST_INITIAL else parse_long_header(data)
+        if header is None or header.version == 0:
+            return
+        if header.version != 1:
+            self._reply((self.engine.encode_version_negotiation(header), address))
+        elif header.is_initial and not header.token:
+            retry_id = secrets.token_bytes(CONNECTION_ID_LENGTH)
+            token = self._tokens.issue(address, header.destination_id, retry_id, now)
+            self._reply((self.engine.encode_retry(header, retry_id, token), address))
+        elif header.is_initial and self._has_room_for(address):
+            original_id = self._tokens.original_id(header.token, address, header.destination_id, now)
+            if original_id is not None:
+                quic = self.engine.server(self._server, original_id, header.destination_id)
+                connection = Connection(self, quic, address, is_client=False)
+                connection.ids.add(header.destination_id)
+                self._add(connection)
+                connection.receive([data], address, now)
+
+    def _has_room_for(self, address: SocketAddress) -> bool:
+        # Over the limit the answer is silence: the client repeats its Initial, and gets in if a place is free by then.
+        strangers = [c.peer.host for c in self._connections if not c.admitted and c.closed is None]
+        source = _source(address[0])
+        same = sum(_source(host) == source for host in strangers)
+        return len(strangers) < self.limits.unauthenticated and same < self.limits.unauthenticated_per_source
+
+    def _reply(self, datagram: Datagram) -> None:
+        if len(self._replies) < _REPLIES:
+            self._replies.append(datagram)
+            self._wake.set()
+
+    def _add(self, connection: Connection) -> None:
+        self._connections.add(connection)
+        for connection_id in connection.ids:
+            self._routes[connection_id] = connection
+
+    async def _send(self) -> None:
+        while True:
+            now = trio.current_time()
+            for connection in [each for each in self._connections if each.deadline <= now]:
+                connection.on_deadline(now)
+            if self._replies:
+                replies, self._replies = self._replies, []
+                await self._udp.send(replies)
+            while self._marked:
+                connection, _ = self._marked.popitem()
+                if datagrams := connection.datagrams_to_send(trio.current_time()):
+                    connection.send_refused(await self._udp.send(datagrams))
+            deadline = min((each.deadline for each in self._connections), default=float("inf"))
+            with trio.move_on_at(deadline):
+                await self._wake.wait()
+            self._wake = trio.Event()
+
+    async def _run(self, scope: trio.CancelScope) -> None:
+        with scope:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._receive)
+                nursery.start_soon(self._send)
+
+    async def _close(self) -> None:
+        self.stop_accepting()
+        for connection in self._connections:
+            connection.close(CloseCode.DONE, "")
+        with trio.move_on_after(_FAREWELL):
+            while self._connections:
+                self._emptied = trio.Event()
+                await self._emptied.wait()
+
+
+def _source(host: str) -> bytes:
+    packed = ipaddress.ip_address(host).packed
+    return packed[:8] if len(packed) == 16 else packed
+
+
+def _dial_failure(closed: Closed, address: Address) -> DialFailedError:
+    if closed.timed_out:
+        return DialFailedError(f"Nobody answered at {address}.", closed)
+    if closed.is_transport and closed.code in _NO_ALPN:
+        return DialFailedError(f"What answers at {address} is not a Tether.", closed)
+    return DialFailedError(f"{address} answered, but no connection came about (code {closed.code:#x}).", closed)
+
+
+@asynccontextmanager
+async def open_endpoint(
+    *,
+    engine: Engine,
+    identity: TlsIdentity,
+    host: str | None = None,
+    port: int = 0,
+    alpns: tuple[str, ...] = ALPNS,
+    accept: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
+) -> AsyncIterator[Endpoint]:
+    """Bind a UDP port and run an endpoint on it; on leaving, close every connection and stay briefly to repeat that.
+
+    `host` None means all addresses, IPv6 and IPv4, or IPv4 alone where the machine has no IPv6. `port` 0 picks a free one.
+    `alpns` is what is spoken, best first, as `name/number`. Without `accept` strangers get no answer. Raises OSError when
+    the port is taken or the address not ours.
+    """
+    udp = await UdpSocket.bind(host, port)
+    running = trio.CancelScope(shield=True)
+    try:
+        endpoint = Endpoint(engine, identity, udp, alpns, limits)
+        if not accept:
+            endpoint.stop_accepting()
+        async with trio.open_nursery() as nursery:
+            # Shielded: when the caller is cancelled, the closes still have to leave.
+            nursery.start_soon(endpoint._run, running)
+            try:
+                yield endpoint
+            finally:
+                with trio.CancelScope(shield=True):
+                    await endpoint._close()
+                running.cancel()
+    except BaseExceptionGroup as group:
+        # The nursery is ours, not the caller's: what the caller's own block raised comes out as it went in.
+        if len(group.exceptions) > 1:
+            raise
+        error = group.exceptions[0]
+        raise error from error.__cause__
+    finally:
+        udp.close()

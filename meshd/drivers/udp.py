@@ -1,0 +1,162 @@
+"""One UDP socket for everything a node says by datagram: batches in, batches out, both IP versions.
+
+Addresses cross this border as plain `(host, port)`: an IPv4 address is written as such even on a dual-stack socket, and
+the interface of a link-local address is remembered here, because QUIC engines compare paths by these tuples.
+"""
+
+import errno
+import ipaddress
+import socket
+import sys
+from typing import Any
+
+import trio
+
+SocketAddress = tuple[str, int]
+Datagram = tuple[bytes, SocketAddress]
+
+_BATCH = 64
+"""Datagrams taken per wake before anything is answered: enough to spread the cost of a wake, few enough for ACKs."""
+_LARGEST = 2048
+"""Bytes kept of one datagram. Everything that this program sends fits in an Ethernet frame; longer ones are junk."""
+_BUFFER = 4 * 1024 * 1024
+"""Bytes asked of the kernel in each direction: 40 ms at 100 MB/s, while the other tasks have the processor."""
+_SCOPES = 256
+"""Link-local addresses whose interface is remembered; the oldest is forgotten first."""
+_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE = 10, 23, 3
+"""From linux/in.h and linux/in6.h; the socket module does not name them."""
+
+
+class UdpSocket:
+    """A bound socket. One task may receive and one may send at a time."""
+
+    def __init__(self, found: Any, family: int) -> None:
+        self._family = family
+        self._scopes: dict[str, int] = {}
+        self.port: int = found.getsockname()[1]
+        # trio's own socket checks every address and visits the scheduler for each datagram, which costs more than the
+        # datagram. A socket of the operating system is therefore used directly; one that a test put in its place is not.
+        self._simulated = None if found.fileno() >= 0 else found
+        self._socket = socket.socket(fileno=found.detach()) if found.fileno() >= 0 else None
+        if self._socket is not None:
+            self._socket.setblocking(False)
+
+    @classmethod
+    async def bind(cls, host: str | None, port: int) -> "UdpSocket":
+        """Bind to one address, or with None to all, IPv6 and IPv4. Port 0 picks one. Raises OSError."""
+        if host is not None:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            return await cls._bind(family, host, port)
+        try:
+            return await cls._bind(socket.AF_INET6, "::", port)
+        except OSError as error:
+            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT):
+                raise
+            return await cls._bind(socket.AF_INET, "0.0.0.0", port)  # noqa: S104 (asked for by host=None)
+
+    @classmethod
+    async def _bind(cls, family: int, host: str, port: int) -> "UdpSocket":
+        made = trio.socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            if family == socket.AF_INET6:
+                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+            if sys.platform == "linux":
+                # QUIC datagrams are never fragmented (RFC 9000 section 14), or path MTU probes would prove nothing.
+                if family == socket.AF_INET6:
+                    made.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE)
+                made.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE)
+            await made.bind((host, port))
+            return cls(made, family)
+        except BaseException:
+            made.close()
+            raise
+
+    def close(self) -> None:
+        """Give the port back."""
+        if self._socket is not None:
+            trio.lowlevel.notify_closing(self._socket.fileno())
+            self._socket.close()
+        else:
+            assert self._simulated is not None
+            self._simulated.close()
+
+    def can_reach(self, host: str) -> bool:
+        """Whether this socket speaks the IP version of a numeric host."""
+        return self._family == socket.AF_INET6 or ":" not in host
+
+    def local_form(self, host: str) -> str:
+        """Strip the interface from `fe80::1%eth0` and remember it. Raises OSError for an unknown interface."""
+        plain, percent, scope = host.partition("%")
+        if percent:
+            self._remember(plain, int(scope) if scope.isdecimal() else socket.if_nametoindex(scope))
+        return str(ipaddress.ip_address(plain))
+
+    async def receive(self) -> list[Datagram]:
+        """Wait for datagrams and return what is there, at most a batch, at least one."""
+        if self._socket is None:
+            assert self._simulated is not None
+            data, address = await self._simulated.recvfrom(_LARGEST)
+            return [(data, self._from_kernel(address))]
+        batch: list[Datagram] = []
+        while True:
+            try:
+                while len(batch) < _BATCH:
+                    data, address = self._socket.recvfrom(_LARGEST)
+                    batch.append((data, self._from_kernel(address)))
+            except BlockingIOError:
+                pass
+            except OSError:
+                # An ICMP answer to something sent earlier; the engines' own timers judge whether a peer is gone.
+                await trio.lowlevel.checkpoint()
+                continue
+            if batch:
+                await trio.lowlevel.checkpoint()
+                return batch
+            await trio.lowlevel.wait_readable(self._socket.fileno())
+
+    async def send(self, datagrams: list[Datagram]) -> OSError | None:
+        """Send all, waiting while the kernel's buffer is full. One that the kernel refuses counts as lost on the way,
+        as QUIC expects of a network; the refusal is returned for a dialler to report."""
+        refused: OSError | None = None
+        for data, address in datagrams:
+            target = self._to_kernel(address)
+            try:
+                if self._socket is None:
+                    assert self._simulated is not None
+                    await self._simulated.sendto(data, target)
+                    continue
+                while True:
+                    try:
+                        self._socket.sendto(data, target)
+                        break
+                    except BlockingIOError:
+                        await trio.lowlevel.wait_writable(self._socket.fileno())
+            except OSError as error:
+                refused = error
+        return refused
+
+    def _to_kernel(self, address: SocketAddress) -> tuple[Any, ...]:
+        host, port = address
+        if self._family == socket.AF_INET:
+            return host, port
+        if ":" not in host:
+            return f"::ffff:{host}", port, 0, 0
+        return host, port, 0, self._scopes.get(host, 0)
+
+    def _from_kernel(self, address: tuple[Any, ...]) -> SocketAddress:
+        host: str = address[0]
+        if ":" in host:
+            if host.startswith("::ffff:") and "." in host:
+                host = host[7:]
+            elif len(address) == 4 and address[3]:
+                host = host.partition("%")[0]
+                self._remember(host, address[3])
+        return host, address[1]
+
+    def _remember(self, host: str, scope: int) -> None:
+        if self._scopes.get(host) != scope:
+            self._scopes[host] = scope
+            if len(self._scopes) > _SCOPES:
+                del self._scopes[next(iter(self._scopes))]

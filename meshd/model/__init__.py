@@ -1,0 +1,1 @@
+"""Values, pure: no trio, no sockets, no clock, no randomness."""

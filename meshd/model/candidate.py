@@ -1,0 +1,31 @@
+"""Somebody who may be the listener that is meant: what an announcement says, which proves nothing."""
+
+import attrs
+
+from meshd.model.address import Address
+
+
+@attrs.frozen
+class Candidate:
+    """An open pairing window somewhere. `instance` is the random name it is announced under.
+
+    `number` is that of its code, None where the passphrase was chosen. `addresses` come in the order to try them.
+    """
+
+    instance: str
+    number: int | None
+    addresses: tuple[Address, ...]
+
+    def __str__(self) -> str:
+        where = ", ".join(str(address) for address in self.addresses) or "no address"
+        return where if self.number is None else f"number {self.number} at {where}"
+
+
+@attrs.frozen
+class Gone:
+    """An instance that took its announcement back."""
+
+    instance: str
+
+
+Sighting = Candidate | Gone

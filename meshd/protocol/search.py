@@ -1,0 +1,156 @@
+"""Whom a connector tries, in which order, and when it stops: decided here without a socket, acted on by the driver.
+
+The rule (docs/protocol/pairing.md, "Tries"): one candidate at a time, three tries in all, whatever was announced. With
+a code only its number is tried; with a bare passphrase only windows without a number.
+"""
+
+import enum
+from typing import Final
+
+import attrs
+
+from meshd.errors import ConnectionLostError, NobodyFoundError, TetherError
+from meshd.model.address import Address
+from meshd.model.candidate import Candidate, Sighting
+from meshd.protocol.admission import TRIES
+from meshd.protocol.closing import wrong_words
+
+RETRY_AFTER: Final = 0.5
+"""Seconds before a candidate that did not answer, or was busy, is tried again."""
+
+GRACE: Final = 0.5
+"""Seconds that a connector whose known candidates all failed listens for another: answers take 0.2 s on a LAN."""
+
+CANDIDATES_LIMIT: Final = 64
+"""Most candidates held; more on one LAN are noise or an attack, and then an address by hand is the way."""
+
+
+class Miss(enum.Enum):
+    """How an attempt at a candidate ended without a pairing."""
+
+    UNREACHABLE = enum.auto()
+    BUSY = enum.auto()
+    CLOSED = enum.auto()
+    WRONG = enum.auto()
+    SILENT = enum.auto()
+
+
+SPENT: Final = frozenset({Miss.WRONG, Miss.SILENT})
+"""The misses that cost a try: a proof was sent, and the answer was no, or none."""
+
+
+@attrs.frozen
+class Attempt:
+    """Dial this candidate and pair with it; report with `missed` if that fails."""
+
+    candidate: Candidate
+
+
+@attrs.frozen
+class Wait:
+    """Nothing to do before `until`, unless something is seen."""
+
+    until: float
+
+
+@attrs.frozen
+class GiveUp:
+    """The search is over."""
+
+    error: TetherError
+
+
+Step = Attempt | Wait | GiveUp
+
+
+class Search:
+    """A connector's search for its listener. Times are seconds of one monotonic clock."""
+
+    def __init__(self, number: int | None, fixed: Address | None, now: float, timeout: float) -> None:
+        """Look for the code's `number` (None: a window with a chosen passphrase), or only at the address `fixed`."""
+        self._number = number
+        self._fixed = fixed is not None
+        self._deadline = now + timeout
+        self._candidates: dict[str, Candidate] = {}
+        self._retry_at: dict[str, float] = {}
+        self._ended: dict[str, Miss] = {}
+        self._last_end = now
+        if fixed is not None:
+            self._candidates[""] = Candidate("", number, (fixed,))
+
+    def seen(self, sighting: Sighting) -> None:
+        """Take what was heard on the LAN."""
+        if self._fixed:
+            return
+        if not isinstance(sighting, Candidate):
+            if sighting.instance not in self._ended:
+                self._candidates.pop(sighting.instance, None)
+        elif sighting.addresses and len(self._candidates) < CANDIDATES_LIMIT:
+            self._candidates[sighting.instance] = sighting
+
+    def missed(self, candidate: Candidate, miss: Miss, now: float) -> None:
+        """Report an attempt that failed. Only a candidate that cost nothing and may still answer is tried again."""
+        if miss in (Miss.UNREACHABLE, Miss.BUSY):
+            self._retry_at[candidate.instance] = now + RETRY_AFTER
+        else:
+            self._ended[candidate.instance] = miss
+            self._last_end = now
+
+    @property
+    def _meant(self) -> list[Candidate]:
+        return [each for each in self._candidates.values() if self._fixed or each.number == self._number]
+
+    def next_step(self, now: float) -> Step:
+        """What to do now."""
+        spent = sum(miss in SPENT for miss in self._ended.values())
+        untried = [each for each in self._meant if each.instance not in self._ended]
+        if spent >= TRIES or (spent and not untried) or (self._fixed and not untried):
+            settled = self._last_end + (0 if self._fixed else GRACE)
+            return GiveUp(self._failure(untried)) if now >= settled else Wait(settled)
+        if now >= self._deadline:
+            return GiveUp(self._nobody(untried))
+        if not untried:
+            return Wait(self._deadline)
+        due = min(untried, key=lambda each: self._retry_at.get(each.instance, 0))
+        at = self._retry_at.get(due.instance, 0)
+        return Attempt(due) if at <= now else Wait(min(at, self._deadline))
+
+    def _failure(self, untried: list[Candidate]) -> TetherError:
+        misses = self._ended.values()
+        if untried:
+            return NobodyFoundError(
+                f"More than {TRIES} listeners could be meant, and none of the first {TRIES} holds these words: "
+                + "; ".join(str(each) for each in self._meant)
+                + ".",
+                "Use the code that the listener shows, or name its address with --peer HOST:PORT.",
+            )
+        if Miss.WRONG in misses:
+            return wrong_words()
+        if Miss.SILENT in misses:
+            return ConnectionLostError(
+                "The listener fell silent after this side had proved that it holds the words; that try counts.",
+                "If that happens again, use other words.",
+            )
+        return NobodyFoundError(
+            "The listener takes nobody any more: its three tries are spent, or it has its peer.",
+            "Start it again, with other words.",
+        )
+
+    def _nobody(self, untried: list[Candidate]) -> NobodyFoundError:
+        if self._fixed:
+            return NobodyFoundError(
+                f"Nobody answered at {self._candidates[''].addresses[0]}.",
+                "Is the listener running, is the port the one it shows, and does a firewall let UDP through?",
+            )
+        if untried:
+            return NobodyFoundError(
+                f"A listener is announced ({'; '.join(str(each) for each in untried)}) but does not answer.",
+                "A firewall may drop UDP on that port; or name another of its addresses with --peer HOST:PORT.",
+            )
+        wanted = "with a chosen passphrase" if self._number is None else f"with number {self._number}"
+        others = [each for each in self._candidates.values() if each not in self._meant]
+        seen = f" Others are: {'; '.join(str(each) for each in others)}." if others else ""
+        return NobodyFoundError(
+            f"No listener {wanted} was heard on this network.{seen}",
+            "If one is running, multicast may be blocked: name its address with --peer HOST:PORT.",
+        )

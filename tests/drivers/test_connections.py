@@ -1,0 +1,270 @@
+"""Dialling, liveness and the end of connections, for every pairing of engines."""
+
+import hashlib
+
+import pytest
+import trio
+import trio.testing
+
+from meshd.drivers.quic import (
+    Closed,
+    ConnectionClosedError,
+    DialFailedError,
+    VersionMismatchError,
+    open_endpoint,
+)
+from meshd.drivers.quic_engine import HandshakeDone
+from meshd.drivers.tls_identity import TlsIdentity
+from meshd.model.address import Address
+from tests.drivers.pairs import IDENTITY, endpoints, engine, every_pair, linked, open_pair
+from tests.sim.network import simulated
+
+
+@every_pair
+async def test_both_sides_know_the_servers_certificate(pair, autojump_clock):
+    async with linked(pair) as world:
+        digest = hashlib.sha256(IDENTITY.certificate_der).digest()
+        assert world.near.certificate_digest == world.far.certificate_digest == IDENTITY.digest == digest
+        assert world.near.is_client and not world.far.is_client
+        assert world.near.alpn == world.far.alpn == "tether/1"
+        assert world.near.peer == world.target
+        assert world.far.peer.host == world.alice.address
+
+
+@every_pair
+async def test_round_trip_is_measured(pair, autojump_clock):
+    async with linked(pair, delay=0.05) as world:
+        await trio.sleep(1)
+        assert world.near.rtt is not None and world.far.rtt is not None
+        assert 0.1 <= world.near.rtt < 0.15 and 0.1 <= world.far.rtt < 0.15
+
+
+@every_pair
+async def test_dual_stack_and_ipv6(pair, autojump_clock):
+    async with endpoints(pair) as world:
+        connection = await world.client.dial(Address("fd00::2", world.server.port), timeout=5)
+        far = await world.server.accept()
+        assert (connection.peer.host, far.peer.host) == ("fd00::2", "fd00::1")
+
+
+@every_pair
+async def test_close_carries_code_and_reason_and_is_idempotent(pair, autojump_clock):
+    async with linked(pair) as world:
+        world.near.close(1234, "because")
+        world.near.close(1, "later")
+        assert await world.near.wait_closed() == Closed(1234, "because", by_peer=False)
+        assert await world.far.wait_closed() == Closed(1234, "because", by_peer=True)
+        await trio.sleep(2)
+        assert not world.client._connections and not world.client._routes
+        assert not world.server._connections and not world.server._routes
+
+
+@every_pair
+async def test_a_lost_close_is_repeated_to_a_peer_that_still_talks(pair, autojump_clock):
+    async with linked(pair) as world:
+        await open_pair(world)
+        world.network.cut(world.alice, world.bob)
+        world.near.close(5, "done")
+        await trio.sleep(0.001)
+        world.network.heal(world.alice, world.bob)
+        world.far.probe()
+        with trio.fail_after(1):
+            assert (await world.far.wait_closed()).code == 5
+
+
+@every_pair
+async def test_leaving_the_endpoint_tells_the_peers(pair, autojump_clock):
+    async with endpoints(pair) as world:
+        with world.alice:
+            async with open_endpoint(engine=engine(pair[0]), identity=IDENTITY) as client:
+                near = await client.dial(world.target, timeout=5)
+                far = await world.server.accept()
+                start = trio.current_time()
+            assert trio.current_time() - start <= 0.3
+        assert near.closed == Closed(0, "", by_peer=False)
+        assert await far.wait_closed() == Closed(0, "", by_peer=True)
+
+
+@every_pair
+async def test_cancelling_the_owner_of_an_endpoint_still_tells_the_peers(pair, autojump_clock):
+    async with endpoints(pair) as world:
+        with world.alice, trio.CancelScope() as scope:
+            async with open_endpoint(engine=engine(pair[0]), identity=IDENTITY) as client:
+                await client.dial(world.target, timeout=5)
+                far = await world.server.accept()
+                scope.cancel()
+                await trio.sleep_forever()
+        assert scope.cancelled_caught
+        assert (await far.wait_closed()).by_peer
+
+
+async def test_an_error_in_the_block_comes_out_as_it_went_in(autojump_clock):
+    async with simulated(1) as network:
+        with network.host("alice"), pytest.raises(KeyError, match="mine"):
+            async with open_endpoint(engine=engine("qh3"), identity=IDENTITY):
+                raise KeyError("mine")
+
+
+@every_pair
+async def test_keepalive_holds_an_idle_link(pair, autojump_clock):
+    async with linked(pair) as world:
+        world.network.sent = 0
+        await trio.sleep(600)
+        assert world.near.closed is None and world.far.closed is None
+        assert 60 <= world.network.sent <= 400
+        await open_pair(world)
+
+
+@every_pair
+async def test_silence_is_a_lost_connection(pair, autojump_clock):
+    async with linked(pair) as world:
+        near, _far = await open_pair(world)
+        world.near.watch(ping=3, silence=10)
+        world.network.cut(world.alice, world.bob)
+        start = trio.current_time()
+        with pytest.raises(ConnectionClosedError) as caught:
+            await near.receive_some()
+        assert caught.value.closed.timed_out and not caught.value.closed.by_peer
+        assert 9 <= trio.current_time() - start <= 10.5
+        assert (await world.far.wait_closed()).timed_out
+        assert trio.current_time() - start <= 41
+
+
+@every_pair
+async def test_a_short_cut_is_survived(pair, autojump_clock):
+    async with linked(pair) as world:
+        near, far = await open_pair(world)
+        world.near.watch(ping=3, silence=10)
+        world.network.cut(world.alice, world.bob)
+        world.network.at(6, world.network.heal, world.alice, world.bob)
+        await near.send_all(b"through")
+        assert await far.receive_some() == b"through"
+
+
+@every_pair
+async def test_dialling_nobody_fails_in_time_and_leaves_nothing(pair, autojump_clock):
+    async with endpoints(pair, accept=False) as world:
+        start = trio.current_time()
+        with pytest.raises(DialFailedError, match="Nobody answered"):
+            await world.client.dial(world.target, timeout=3)
+        assert trio.current_time() - start == pytest.approx(3, abs=0.01)
+        await trio.sleep(1)
+        assert not world.client._connections and not world.server._connections
+
+
+@every_pair
+async def test_cancelled_dial_and_accept_leave_nothing(pair, autojump_clock):
+    async with endpoints(pair) as world:
+        with trio.move_on_after(1) as scope:
+            await world.server.accept()
+        assert scope.cancelled_caught
+        for seconds in (0.0, 0.012, 0.018):
+            with trio.move_on_after(seconds) as scope:
+                await world.client.dial(world.target, timeout=5)
+            assert scope.cancelled_caught
+        await trio.sleep(15)
+        assert not world.client._connections and not world.server._connections
+        await world.client.dial(world.target, timeout=5)
+        assert (await world.server.accept()).closed is None
+
+
+async def test_dialling_without_a_way_fails_at_once(autojump_clock):
+    async with endpoints(("qh3", "qh3")) as world:
+        start = trio.current_time()
+        with pytest.raises(DialFailedError):
+            await world.client.dial(Address("192.0.2.1", 9), timeout=30)
+        assert trio.current_time() - start < 1
+        with pytest.raises(DialFailedError, match="interface"):
+            await world.client.dial(Address("fe80::1%nosuch0", 9), timeout=30)
+
+
+@every_pair
+async def test_refused_with_a_code_when_no_longer_accepting(pair, autojump_clock):
+    async with endpoints(pair) as world:
+        world.server.stop_accepting(99, "busy elsewhere")
+        connection = await world.client.dial(world.target, timeout=5)
+        closed = await connection.wait_closed()
+        assert (closed.code, closed.reason, closed.by_peer) == (99, "busy elsewhere", True)
+
+
+@every_pair
+async def test_no_version_in_common(pair, autojump_clock):
+    async with endpoints(pair, client_alpns=("tether/1",), server_alpns=("tether/2", "tether/3")) as world:
+        async with trio.open_nursery() as nursery:
+
+            async def accept():
+                with pytest.raises(VersionMismatchError) as caught:
+                    await world.server.accept()
+                assert not caught.value.this_is_older
+                assert "the other side is older" in str(caught.value)
+
+            nursery.start_soon(accept)
+            with pytest.raises(VersionMismatchError) as caught:
+                await world.client.dial(world.target, timeout=5)
+            assert caught.value.this_is_older
+            assert str(caught.value) == (
+                "The other side speaks tether version 2, 3 only, this side 1: this side is older. Update it."
+            )
+        await trio.sleep(2)
+        assert not world.client._connections and not world.server._connections
+
+
+@every_pair
+async def test_the_best_common_version_is_chosen(pair, autojump_clock):
+    async with linked(pair, client_alpns=("tether/1", "tether/2"), server_alpns=("tether/2", "tether/1")) as world:
+        assert world.near.alpn == world.far.alpn == "tether/2"
+
+
+@every_pair
+async def test_something_else_entirely(pair, autojump_clock):
+    async with endpoints(pair, server_alpns=("pigeon/1",)) as world:
+        with pytest.raises(DialFailedError, match="not a Tether") as caught:
+            await world.client.dial(world.target, timeout=5)
+        assert caught.value.closed is not None and caught.value.closed.is_transport
+
+
+@every_pair
+@pytest.mark.parametrize("said", [b"", b"pigeon/1", b"tether/99999", b"\xff" * 200, b"tether/2," * 100])
+async def test_a_muddled_list_of_versions(pair, said, autojump_clock):
+    async with endpoints(pair, server_alpns=("tether/2",)) as world:
+
+        async def muddle(stream):
+            await stream.send_all(said)
+            await stream.send_eof()
+            await stream.connection.wait_closed()
+
+        world.server._exchange_versions = muddle
+        with pytest.raises(DialFailedError):
+            await world.client.dial(world.target, timeout=5)
+
+
+@every_pair
+async def test_a_key_that_does_not_fit_the_certificate_is_refused(pair, autojump_clock):
+    other = TlsIdentity.generate()
+    forged = TlsIdentity(IDENTITY.certificate_der, IDENTITY.certificate_pem, other.private_key_pem)
+    async with endpoints(pair, identity=forged) as world:
+        with pytest.raises(DialFailedError) as caught:
+            await world.client.dial(world.target, timeout=5)
+        assert caught.value.closed is not None and caught.value.closed.code == 0x133  # TLS alert decrypt_error
+        with trio.move_on_after(5) as scope:
+            await world.server.accept()
+        assert scope.cancelled_caught
+
+
+@every_pair
+async def test_resumption_and_a_missing_certificate_are_refused(pair, autojump_clock, monkeypatch):
+    async with endpoints(pair) as world:
+        honest = world.client.engine
+        monkeypatch.setattr(type(honest), "peer_certificate_der", lambda self, quic: None)
+        with pytest.raises(DialFailedError):
+            await world.client.dial(world.target, timeout=5)
+        monkeypatch.undo()
+        genuine = type(honest).next_event
+
+        def resumed(self, quic):
+            event = genuine(self, quic)
+            return HandshakeDone(event.alpn, True) if isinstance(event, HandshakeDone) else event
+
+        monkeypatch.setattr(type(honest), "next_event", resumed)
+        with pytest.raises(DialFailedError):
+            await world.client.dial(world.target, timeout=5)
