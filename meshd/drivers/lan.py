@@ -52,7 +52,7 @@ class LanUnavailableError(TetherError):
     exit_code = UsageError.exit_code
 
 
-Start = Callable[[zeroconf.Zeroconf], None]
+Start = Callable[[zeroconf.Zeroconf], "zeroconf.ServiceBrowser | None"]
 
 
 @attrs.frozen
@@ -100,7 +100,7 @@ async def announce(port: int, number: int | None, named: Sequence[str] = ()) -> 
     """Announce a pairing window on UDP `port` until the block ends. Raises LanUnavailableError."""
     instance = secrets.token_hex(8)
 
-    def register(responder: zeroconf.Zeroconf) -> None:
+    def register(responder: zeroconf.Zeroconf) -> zeroconf.ServiceBrowser | None:
         info = zeroconf.ServiceInfo(
             SERVICE,
             f"{instance}.{SERVICE}",
@@ -111,6 +111,7 @@ async def announce(port: int, number: int | None, named: Sequence[str] = ()) -> 
         )
         # The name is 64 random bits: probing for a conflict would only delay the first answer by most of a second.
         responder.register_service(info, cooperating_responders=True)
+        return None
 
     async with _multicast(named, register, (False,)):
         yield
@@ -137,10 +138,10 @@ async def browse(named: Sequence[str] = ()) -> AsyncIterator[trio.MemoryReceiveC
     ) -> None:
         hand_over(_sighting(zeroconf, name, state_change))
 
-    def start(responder: zeroconf.Zeroconf) -> None:
+    def start(responder: zeroconf.Zeroconf) -> zeroconf.ServiceBrowser | None:
         # Two questions that are not byte for byte the same: a responder drops the second of those as an echo.
         kind = zeroconf.DNSQuestionType.QU if responder.unicast else zeroconf.DNSQuestionType.QM
-        zeroconf.ServiceBrowser(responder, SERVICE, handlers=[heard], question_type=kind)
+        return zeroconf.ServiceBrowser(responder, SERVICE, handlers=[heard], question_type=kind)
 
     async with _multicast(named, start, ASKING_PORTS):
         yield receive
@@ -175,16 +176,30 @@ async def _multicast(named: Sequence[str], start: Start, own_ports: Sequence[boo
                 await trio.to_thread.run_sync(_close, responders)
 
 
-def _open(named: Sequence[str], start: Start, own_ports: Sequence[bool]) -> list[zeroconf.Zeroconf]:
+@attrs.define
+class _Responder:
+    """One zeroconf with its threads, which `close` ends; a browser's is not among those that zeroconf ends itself."""
+
+    multicast: zeroconf.Zeroconf
+    browser: zeroconf.ServiceBrowser | None = None
+
+    def close(self) -> None:
+        if self.browser is not None:
+            self.browser.cancel()
+        self.multicast.close()
+
+
+def _open(named: Sequence[str], start: Start, own_ports: Sequence[bool]) -> list[_Responder]:
     chosen = list(named) or [str(each.ip.ip) for each in local_interfaces() if each.ip.version == 4]
-    responders: list[zeroconf.Zeroconf] = []
+    responders: list[_Responder] = []
     try:
         if not chosen:
             raise OSError("no IPv4 interface is up")
         for own_port in own_ports:
             version = zeroconf.IPVersion.V4Only
-            responders.append(zeroconf.Zeroconf(interfaces=chosen, ip_version=version, unicast=own_port))
-            start(responders[-1])
+            responder = _Responder(zeroconf.Zeroconf(interfaces=chosen, ip_version=version, unicast=own_port))
+            responders.append(responder)
+            responder.browser = start(responder.multicast)
     except (OSError, zeroconf.Error) as error:
         _close(responders)
         raise LanUnavailableError(
@@ -193,7 +208,7 @@ def _open(named: Sequence[str], start: Start, own_ports: Sequence[bool]) -> list
     return responders
 
 
-def _close(responders: Sequence[zeroconf.Zeroconf]) -> None:
+def _close(responders: Sequence[_Responder]) -> None:
     for responder in responders:
         responder.close()
 

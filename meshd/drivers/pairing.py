@@ -6,10 +6,12 @@ from typing import Final
 
 import trio
 
-from meshd.drivers.quic import Connection, ConnectionClosedError, Stream, StreamResetError
+from meshd.drivers.quic import Closed, Connection, ConnectionClosedError, Stream, StreamResetError
 from meshd.drivers.threads import Offload
 from meshd.protocol.binding import Binding
-from meshd.protocol.pairing import Failed, Paired, Pairing, PakeDue, TryTaken
+from meshd.protocol.closing import error_for_close
+from meshd.protocol.handshake import Role
+from meshd.protocol.pairing import PAIRING_DEADLINE, Failed, Paired, Pairing, PakeDue, TryTaken
 from meshd.wire.constants import CloseCode
 
 READ_SIZE: Final = 16 * 1024
@@ -50,9 +52,7 @@ async def pair(
                 case TryTaken():
                     pass
                 case Paired() as paired:
-                    await stream.send_all(machine.data_to_send(trio.current_time()))
-                    connection.admit()
-                    return paired
+                    return await _settle(connection, stream, machine, paired)
                 case Failed(code) as failed:
                     connection.close(code, "")
                     return failed
@@ -60,6 +60,40 @@ async def pair(
         machine.abort(trio.current_time(), CloseCode.TAKEN)
         connection.close(CloseCode.TAKEN, "")
         raise
+
+
+async def _settle(connection: Connection, stream: Stream, machine: Pairing, paired: Paired) -> Paired | Failed:
+    """B admits A and says so by ending its half of the stream; A goes no further before it has seen that.
+
+    Without that A's next stream could overtake its CONFIRM, and B would end it as a stranger's second stream.
+    """
+    try:
+        await stream.send_all(machine.data_to_send(trio.current_time()))
+        if not connection.is_client:
+            connection.admit()
+            await stream.send_eof()
+            return paired
+        last = None
+        with trio.move_on_after(PAIRING_DEADLINE):
+            last = await stream.receive_some(READ_SIZE)
+        if last == b"":
+            return paired
+        code: int | None = CloseCode.TIMED_OUT if last is None else CloseCode.PROTOCOL
+        connection.close(CloseCode.PROTOCOL, "")
+    except ConnectionClosedError as error:
+        code = _told(error.closed)
+    except StreamResetError as error:
+        code = error.code
+    return Failed(_known(code), error_for_close(code, Role.A, try_taken=False), spent=False)
+
+
+def _told(closed: Closed) -> int | None:
+    """The code that the peer closed with, None when the link merely ended."""
+    return closed.code if closed.by_peer and not closed.is_transport else None
+
+
+def _known(code: int | None) -> CloseCode:
+    return CloseCode(code) if code is not None and code in CloseCode.__members__.values() else CloseCode.TIMED_OUT
 
 
 async def _exchange(stream: Stream, machine: Pairing) -> None:
@@ -72,9 +106,7 @@ async def _exchange(stream: Stream, machine: Pairing) -> None:
         with trio.move_on_at(machine.next_deadline() or math.inf):
             received = await stream.receive_some(READ_SIZE)
     except ConnectionClosedError as error:
-        closed = error.closed
-        told = closed.by_peer and not closed.is_transport
-        machine.connection_lost(trio.current_time(), closed.code if told else None)
+        machine.connection_lost(trio.current_time(), _told(error.closed))
     except StreamResetError as error:
         machine.connection_lost(trio.current_time(), error.code)
     else:

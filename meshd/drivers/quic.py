@@ -16,18 +16,19 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from meshd.drivers.quic_connection import (
-    DEFAULT_LIMITS,
-    HIGH_WATER,
-    Closed,
-    CloseCode,
-    Connection,
-    ConnectionClosedError,
-    Limits,
-    Stream,
-    StreamResetError,
-)
+from meshd.drivers.quic_connection import Connection
 from meshd.drivers.quic_engine import CONNECTION_ID_LENGTH, SMALLEST_INITIAL, Engine, RetryTokens, parse_long_header
+from meshd.drivers.quic_stream import HIGH_WATER, Stream
+from meshd.drivers.quic_terms import (
+    DEFAULT_LIMITS,
+    CloseCode,
+    Closed,
+    ConnectionClosedError,
+    DialFailedError,
+    Limits,
+    StreamResetError,
+    VersionMismatchError,
+)
 from meshd.drivers.tls_identity import TlsIdentity
 from meshd.drivers.udp import Datagram, SocketAddress, UdpSocket
 from meshd.errors import ConnectionLostError
@@ -64,28 +65,6 @@ _REPLIES = 256
 """Answers without state that may wait to be sent; a flood beyond it gets none."""
 _NO_ALPN = (0x128, 0x178)
 """TLS alerts by which engines say that no protocol is common: handshake_failure (qh3) and no_application_protocol."""
-
-
-class DialFailedError(ConnectionLostError):
-    """Nobody who speaks our protocol answered there in time. `closed` tells how an answer ended, if there was one."""
-
-    def __init__(self, what: str, closed: Closed | None = None) -> None:
-        super().__init__(what)
-        self.closed = closed
-
-
-class VersionMismatchError(ConnectionLostError):
-    """Both sides are Tethers, of versions that have nothing in common."""
-
-    def __init__(self, ours: tuple[int, ...], theirs: tuple[int, ...]) -> None:
-        this_is_older = max(ours) < max(theirs)
-        speaks = [", ".join(map(str, sorted(versions))) for versions in (theirs, ours)]
-        older = "this side is older" if this_is_older else "the other side is older"
-        super().__init__(
-            f"The other side speaks tether version {speaks[0]} only, this side {speaks[1]}: {older}.",
-            "Update it." if this_is_older else "Update the other side.",
-        )
-        self.ours, self.theirs, self.this_is_older = ours, theirs, this_is_older
 
 
 class Endpoint:

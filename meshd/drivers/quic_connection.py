@@ -7,10 +7,8 @@ that a peer can influence goes through `Connection._call`, so that it can end th
 import errno
 import hashlib
 from collections.abc import Callable
-from enum import IntEnum
 from typing import Protocol
 
-import attrs
 import trio
 
 from meshd.drivers.quic_engine import (
@@ -25,231 +23,16 @@ from meshd.drivers.quic_engine import (
     StreamData,
     StreamReset,
 )
+from meshd.drivers.quic_stream import HIGH_WATER, Stream
+from meshd.drivers.quic_terms import CloseCode, Closed, ConnectionClosedError, Limits
 from meshd.drivers.udp import Datagram, SocketAddress
-from meshd.errors import ConnectionLostError
 from meshd.model.address import Address
 
-HIGH_WATER = 1024 * 1024
-"""Bytes of one stream that may wait in the engine before `send_all` waits: a few round trips at 100 MB/s on a LAN."""
-_CHUNK = 256 * 1024
-"""Bytes handed to the engine at once; each hand-over copies, and a smaller one would wake the sender more often."""
 _LINGER = 1.0
 """Seconds at most for which a lost CONNECTION_CLOSE is repeated to a peer that still talks (RFC 9000 section 10.2.1)."""
 
 
 _NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EACCES, errno.EINVAL)
-
-
-class CloseCode(IntEnum):
-    """Application error codes that the driver itself closes with; the protocols above use codes below 0x7400."""
-
-    DONE = 0
-    UNAUTHENTICATED = 0x7401
-    UNREAD = 0x7402
-    STREAMS = 0x7403
-    BUSY = 0x7404
-    HANDSHAKE = 0x7405
-    VERSIONS = 0x7406
-    SILENCE = 0x7407
-    INTERNAL = 0x7408
-
-
-@attrs.frozen
-class Limits:
-    """What peers may cost. The first five hold for an accepted connection until `admit()`.
-
-    They bind the caller as well: before a dialler has heard that it is admitted it may send no more than
-    `unauthenticated_bytes`, all on its first stream.
-    """
-
-    unauthenticated: int = 64
-    """Accepted connections at once that nobody has vouched for. Each costs tens of kilobytes: a few megabytes in all."""
-    unauthenticated_per_source: int = 4
-    """The same for one IPv4 address or one IPv6 /64, which is what one customer holds. Loopback counts alike."""
-    unauthenticated_streams: int = 1
-    """Streams before `admit()`: a handshake is a conversation and needs one."""
-    unauthenticated_bytes: int = 16 * 1024
-    """Stream bytes received before `admit()`: several times the longest pairing."""
-    unauthenticated_seconds: float = 10.0
-    """Seconds from the first datagram to `admit()`."""
-    unread_stream: int = 16 * 1024 * 1024
-    """Bytes received on a stream and not read. Engines widen their windows as data arrives, not as it is read, so a
-    hostile sender is held by this alone; honest ones are held to half of it by the credits of the protocol above."""
-    unread_connection: int = 64 * 1024 * 1024
-    """The same over all streams of a connection: a node with ten hostile peers still fits in a small machine."""
-    streams: int = 256
-    """Streams of a peer's that are open or waiting for `accept_stream`; engines let a peer open 100 to 128 at first."""
-    accept_queue: int = 64
-    """Connections that wait for `accept`; later ones are closed."""
-
-
-DEFAULT_LIMITS = Limits()
-
-
-@attrs.frozen
-class Closed:
-    """How a connection ended."""
-
-    code: int
-    """The closing side's application code, or with `is_transport` a QUIC or TLS one (RFC 9000 section 20)."""
-    reason: str
-    """Text from whoever closed: untrusted when `by_peer`."""
-    by_peer: bool
-    timed_out: bool = False
-    """Nothing was heard for too long."""
-    is_transport: bool = False
-
-
-class ConnectionClosedError(ConnectionLostError, trio.BrokenResourceError):
-    """The connection that this stream or call needed is closed."""
-
-    def __init__(self, closed: Closed) -> None:
-        if closed.timed_out:
-            what = "The connection was lost: the other side fell silent."
-        elif closed.by_peer:
-            what = f"The other side closed the connection (code {closed.code:#x})."
-        else:
-            what = f"The connection was closed here (code {closed.code:#x})."
-        super().__init__(what)
-        self.closed = closed
-
-
-class StreamResetError(ConnectionLostError, trio.BrokenResourceError):
-    """The peer gave up sending on this stream, or reading it; `code` is the application's."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(f"The other side gave up a transfer (code {code:#x}).")
-        self.code = code
-
-
-class Stream(trio.abc.HalfCloseableStream):
-    """One bidirectional QUIC stream. One task may send and one may receive at a time."""
-
-    def __init__(self, connection: "Connection", stream_id: int) -> None:
-        self.connection = connection
-        self.stream_id = stream_id
-        self._unread = bytearray()
-        self._received_fin = False
-        self._reset_code: int | None = None
-        self._stopped_code: int | None = None
-        self._sent_fin = False
-        self._closed_here = False
-        self._receiving = self._sending = False
-        self._readable, self._writable = trio.Event(), trio.Event()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Return some bytes, b"" at the end. What had arrived before the connection ended is still handed out.
-
-        Raises StreamResetError, ConnectionClosedError, or trio.ClosedResourceError after `aclose`.
-        """
-        if max_bytes is not None and max_bytes < 1:
-            raise ValueError("max_bytes must be at least 1")
-        if self._receiving:
-            raise trio.BusyResourceError("another task is receiving from this stream")
-        self._receiving = True
-        try:
-            await trio.lowlevel.checkpoint()
-            while not self._unread:
-                if self._closed_here:
-                    raise trio.ClosedResourceError
-                if self._reset_code is not None:
-                    raise StreamResetError(self._reset_code)
-                if self._received_fin:
-                    return b""
-                self.connection.raise_if_closed()
-                self._readable = trio.Event()
-                await self._readable.wait()
-        finally:
-            self._receiving = False
-        count = min(len(self._unread), max_bytes or _CHUNK)
-        with memoryview(self._unread) as view:
-            data = bytes(view[:count])
-        del self._unread[:count]
-        self.connection._unread -= count
-        return data
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Hand all bytes to the engine, waiting while it holds more than HIGH_WATER of this stream unsent.
-
-        That they arrived is for the protocol above to hear. Raises StreamResetError when the peer stopped reading,
-        ConnectionClosedError, or trio.ClosedResourceError after `send_eof`, `reset` or `aclose`.
-        """
-        if self._sending:
-            raise trio.BusyResourceError("another task is sending on this stream")
-        self._sending = True
-        connection = self.connection
-        try:
-            await trio.lowlevel.checkpoint()
-            with memoryview(data) as view:
-                for start in range(0, len(view), _CHUNK) or (0,):
-                    self._check_sendable()
-                    while connection._send_buffered(self.stream_id) > HIGH_WATER:
-                        self._writable = trio.Event()
-                        connection._blocked.add(self)
-                        await self._writable.wait()
-                        self._check_sendable()
-                    connection._send(self.stream_id, bytes(view[start : start + _CHUNK]), False)
-        finally:
-            self._sending = False
-            connection._blocked.discard(self)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        """Wait until `send_all` would hand over a chunk without waiting."""
-        await trio.lowlevel.checkpoint()
-        while self.connection._send_buffered(self.stream_id) > HIGH_WATER:
-            self._check_sendable()
-            self._writable = trio.Event()
-            self.connection._blocked.add(self)
-            await self._writable.wait()
-
-    async def send_eof(self) -> None:
-        """Say that nothing more follows; the other direction stays open."""
-        await trio.lowlevel.checkpoint()
-        if not self._sent_fin:
-            self._check_sendable()
-            self._finish_sending()
-
-    def reset(self, code: int) -> None:
-        """Give up both directions at once: what is unsent is dropped, and the peer sees StreamResetError(code)."""
-        if not self._closed_here:
-            self._abandon(code, code)
-
-    async def aclose(self) -> None:
-        """End the sending direction in order, and refuse whatever more the peer sends."""
-        if not self._closed_here:
-            self._abandon(None, CloseCode.DONE)
-        await trio.lowlevel.checkpoint()
-
-    def _abandon(self, reset_code: int | None, stop_code: int) -> None:
-        self._closed_here = True
-        if not self._received_fin and self._reset_code is None:
-            self.connection._command(self.connection._quic.stop_stream, self.stream_id, stop_code)
-        if not self._sent_fin and self._stopped_code is None:
-            if reset_code is None:
-                self._finish_sending()
-            else:
-                self._sent_fin = True
-                self.connection._command(self.connection._quic.reset_stream, self.stream_id, reset_code)
-        self.connection._unread -= len(self._unread)
-        self._unread.clear()
-        self.connection._streams.pop(self.stream_id, None)
-        self._wake()
-
-    def _finish_sending(self) -> None:
-        self._sent_fin = True
-        self.connection._send(self.stream_id, b"", True)
-        self.connection._forget_if_done(self)
-
-    def _check_sendable(self) -> None:
-        if self._closed_here or self._sent_fin:
-            raise trio.ClosedResourceError
-        if self._stopped_code is not None:
-            raise StreamResetError(self._stopped_code)
-        self.connection.raise_if_closed()
-
-    def _wake(self) -> None:
-        self._readable.set()
-        self._writable.set()
 
 
 class Owner(Protocol):

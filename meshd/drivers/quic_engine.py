@@ -196,7 +196,9 @@ class RetryTokens:
         """Return the connection id that the client first wrote to, or None when the token is not good here and now."""
         issued, original_id, tag = token[:8], token[8:-16], token[-16:]
         # 8 of time, 16 of tag and at most 20 of connection id (RFC 9000 section 17.2); strangers send tokens of any length.
-        if not 24 <= len(token) <= 44 or not hmac.compare_digest(tag, self._tag(address, original_id, retry_id, issued)):
+        if not 24 <= len(token) <= 44 or not hmac.compare_digest(
+            tag, self._tag(address, original_id, retry_id, issued)
+        ):
             return None
         return original_id if now - int.from_bytes(issued, "big") <= _TOKEN_LIFETIME else None
 

@@ -32,7 +32,7 @@ class Address:
             raise UsageError(f"{text!r} is not an address.", "Write HOST:PORT, for example 192.168.1.20:64327.")
         if not port_text:
             return cls(host, default_port)
-        if not (port_text.isascii() and port_text.isdigit() and 0 < int(port_text) < 65_536):
+        if not (port_text.isascii() and port_text.isdigit() and len(port_text) <= 5 and 0 < int(port_text) < 65_536):
             raise UsageError(f"{port_text!r} is not a port.", "A port is a number from 1 to 65535.")
         return cls(host, int(port_text))
 

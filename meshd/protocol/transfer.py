@@ -15,12 +15,11 @@ import attrs
 from blake3 import blake3
 
 from meshd.errors import LocalProtocolError, RefusedError, RemoteProtocolError, TetherError
-from meshd.model.entry import Entry, EntryKind, ListingDigest
+from meshd.model.entry import MAX_ENTRIES, Entry, EntryKind, ListingDigest
 from meshd.wire.codec import decode_body, encode_body
 from meshd.wire.constants import (
     CHUNK_SIZE,
     DIGEST_SIZE,
-    ENTRIES_LIMIT,
     REASON_LIMIT,
     RECEIVER_FRAMES,
     SENDER_FRAMES,
@@ -440,8 +439,8 @@ class Receiver:
         if kind is Frame.OFFER:
             self._events.append(Offered(decode_body(Offer, body)))
         elif kind is Frame.ENTRY:
-            if self._begun == ENTRIES_LIMIT:
-                raise RemoteProtocolError(f"The sender sent more than {ENTRIES_LIMIT:,} entries.")
+            if self._begun == MAX_ENTRIES:
+                raise RemoteProtocolError(f"The sender sent more than {MAX_ENTRIES:,} entries.")
             header = decode_body(EntryHeader, body)
             self._entry = Entry(
                 path=tuple(header.path),

@@ -27,12 +27,6 @@ LABEL_LIMIT: Final = 63
 REASON_LIMIT: Final = 500
 """Most characters of a reason that a peer may make us show."""
 
-PATH_PARTS_LIMIT: Final = 64
-"""Deepest path that travels; deeper ones are refused on both sides before they cost a descriptor a level."""
-
-ENTRIES_LIMIT: Final = 500_000
-"""Most entries of one payload: the names of all are held to see collisions, about 200 bytes each."""
-
 
 class Frame(enum.IntEnum):
     """Frame types; docs/protocol/pairing.md and transfer.md."""

@@ -5,23 +5,18 @@ from typing import Annotated, Literal
 import attrs
 from msgspec import Meta
 
-from meshd.wire.constants import (
-    DIGEST_SIZE,
-    ENTRIES_LIMIT,
-    LABEL_LIMIT,
-    PATH_PARTS_LIMIT,
-    REASON_LIMIT,
-)
+from meshd.model.entry import MAX_ENTRIES
+from meshd.wire.constants import DIGEST_SIZE, LABEL_LIMIT, REASON_LIMIT
 
 Version = Annotated[int, Meta(ge=1, le=65_535)]
 Nonce = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Digest = Annotated[bytes, Meta(min_length=DIGEST_SIZE, max_length=DIGEST_SIZE)]
 Size = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
-Count = Annotated[int, Meta(ge=0, le=ENTRIES_LIMIT)]
+Count = Annotated[int, Meta(ge=0, le=MAX_ENTRIES)]
 Reason = Annotated[str, Meta(max_length=REASON_LIMIT)]
 Label = Annotated[str, Meta(max_length=LABEL_LIMIT)]
-# A part's own rules (255 bytes, no separators) belong to model/entry.py, which refuses an entry and not the connection;
-# this bound only keeps a frame from costing more than it weighs.
+# A path's own rules (255 bytes a part, no separators) belong to model/entry.py, which refuses an entry and not the
+# connection; these bounds are wider, so that such an entry can be refused by its name.
 Part = Annotated[str, Meta(max_length=4096)]
 Path = Annotated[list[Part], Meta(min_length=1, max_length=1024)]
 
@@ -117,6 +112,3 @@ class Abort:
     """ABORT: this direction has failed."""
 
     reason: Reason
-
-
-assert PATH_PARTS_LIMIT <= 1024  # the wire admits deeper paths so that they can be refused by name

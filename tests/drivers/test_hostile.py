@@ -56,27 +56,26 @@ async def test_junk_and_mutated_packets_change_nothing(pair, autojump_clock):
 
 @every_pair
 async def test_the_65th_stranger_waits_for_a_place(pair, autojump_clock):
-    async with endpoints(pair) as world:
-        async with trio.open_nursery() as nursery:
-            dialled = []
+    async with endpoints(pair) as world, trio.open_nursery() as nursery:
+        dialled = []
 
-            async def dial_four(number):
-                with world.network.host(f"h{number}"):
-                    async with open_endpoint(engine=engine(pair[0]), identity=IDENTITY) as client:
-                        for _ in range(4):
-                            dialled.append(await client.dial(world.target, timeout=2))
-                        await trio.sleep_forever()
+        async def dial_four(number):
+            with world.network.host(f"h{number}"):
+                async with open_endpoint(engine=engine(pair[0]), identity=IDENTITY) as client:
+                    for _ in range(4):
+                        dialled.append(await client.dial(world.target, timeout=2))
+                    await trio.sleep_forever()
 
-            for number in range(16):
-                nursery.start_soon(dial_four, number)
-            await trio.sleep(3)
-            assert len(dialled) == 64
-            accepted = [await world.server.accept() for _ in range(64)]
-            with pytest.raises(DialFailedError, match="Nobody"):
-                await world.client.dial(world.target, timeout=1)
-            accepted[0].admit()
-            await world.client.dial(world.target, timeout=2)
-            nursery.cancel_scope.cancel()
+        for number in range(16):
+            nursery.start_soon(dial_four, number)
+        await trio.sleep(3)
+        assert len(dialled) == 64
+        accepted = [await world.server.accept() for _ in range(64)]
+        with pytest.raises(DialFailedError, match="Nobody"):
+            await world.client.dial(world.target, timeout=1)
+        accepted[0].admit()
+        await world.client.dial(world.target, timeout=2)
+        nursery.cancel_scope.cancel()
 
 
 @every_pair
@@ -245,9 +244,7 @@ async def test_an_engine_that_raises_costs_one_connection(pair, autojump_clock):
 async def test_a_preferred_address_is_not_followed(pair, autojump_clock, monkeypatch):
     """A server that names another address (RFC 9000 section 9.6) is talked to where it was dialled."""
     library = engine(pair[1])
-    module = __import__(
-        "aioquic.quic.connection" if pair[1] == "aioquic" else "qh3.quic.tls_bridge", fromlist=["push"]
-    )
+    module = __import__("aioquic.quic.connection" if pair[1] == "aioquic" else "qh3.quic.tls_bridge", fromlist=["push"])
     packet = library._packet
     genuine = module.push_quic_transport_parameters
 

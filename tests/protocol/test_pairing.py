@@ -11,7 +11,7 @@ from spake2 import SPAKE2_A, SPAKE2_B
 from meshd.errors import LocalProtocolError, RemoteProtocolError, TetherError, WrongPassphraseError
 from meshd.protocol.admission import TRIES, Window
 from meshd.protocol.closing import error_for_close, wrong_words
-from meshd.protocol.handshake import Role
+from meshd.protocol.handshake import NoiseHandshake, Role
 from meshd.protocol.pairing import (
     PAIRING_DEADLINE,
     TRANSITIONS,
@@ -312,11 +312,29 @@ def test_a_keeps_to_its_own_three() -> None:
     assert [kind for kind, _ in a.frames] == [Frame.HELLO]
 
 
+@pytest.mark.parametrize("talker", Role)
+def test_a_payload_inside_the_handshake_is_refused_and_costs_a_try(talker, monkeypatch) -> None:
+    """The peer holds the words, and still may not say anything before CONFIRM."""
+    write = NoiseHandshake.write
+
+    def talkative(self: NoiseHandshake) -> bytes:
+        return write(self, b"hello" if self is sides[talker]._noise else b"")
+
+    monkeypatch.setattr(NoiseHandshake, "write", talkative)
+    windows = {role: Window() for role in Role}
+    sides = {role: pairing(role, window=windows[role]) for role in Role}
+    ran = dict(zip(Role, run(sides[Role.A], sides[Role.B]), strict=True))
+    listener = Role.B if talker is Role.A else Role.A
+    assert ran[listener].code is CloseCode.PROTOCOL
+    assert windows[listener].failed == 1
+    assert ran[listener].paired is None
+
+
 # Calling out of turn, and the time
 
 
 def test_once_failed_always_failed() -> None:
-    a, b, noise_1 = until_noise_1(Window(), Window())
+    _, b, noise_1 = until_noise_1(Window(), Window())
     b.machine.abort(1.0)
     b.turn()
     events = list(b.events)
@@ -328,6 +346,14 @@ def test_once_failed_always_failed() -> None:
     b.machine.pake_computed(PakeResult(), 1.0)
     b.turn()
     assert b.events == events
+
+
+def test_a_failed_machine_holds_nothing_of_what_still_comes() -> None:
+    b = pairing(Role.B)
+    b.abort(1.0)
+    for _ in range(3):
+        b.receive_data(bytes(1 << 16), 1.0)
+    assert b._decoder.buffered == 0
 
 
 def test_what_was_not_sent_yet_is_not_sent_after_a_failure() -> None:
@@ -438,7 +464,7 @@ def test_a_peer_that_calls_itself_so_is_refused(label, monkeypatch) -> None:
 
 def test_no_secret_in_any_repr_or_traceback() -> None:
     secrets = [SECRET, value("spake2_key"), value("static_private_a"), value("scalar_entropy_a")]
-    a, b, noise_1 = until_noise_1(Window(), Window())
+    a, b, _ = until_noise_1(Window(), Window())
     things = [a.machine, b.machine, *a.events, *a.results, *vars(a.machine).values()]
     assert a.results[-1].key == value("spake2_key")
     shown = "".join(repr(thing) for thing in things if not isinstance(thing, bytes))

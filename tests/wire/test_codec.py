@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshd.errors import RemoteProtocolError
+from meshd.model.entry import MAX_ENTRIES
 from meshd.wire import messages
 from meshd.wire.codec import decode_body, encode_body
-from meshd.wire.constants import ENTRIES_LIMIT, LABEL_LIMIT, REASON_LIMIT
+from meshd.wire.constants import LABEL_LIMIT, REASON_LIMIT
 from meshd.wire.messages import (
     Abort,
     End,
@@ -41,6 +42,9 @@ EXAMPLES: list[Any] = [
     Abort(reason=""),
 ]
 
+SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text() | st.binary()
+VALUES = st.recursive(SCALARS, lambda values: st.lists(values) | st.dictionaries(st.text(), values))
+
 BOUNDS: list[tuple[type, dict[str, Any], str, list[Any], list[Any]]] = [
     (Hello, {"versions": [1], "nonce": bytes(32)}, "nonce", [b"x" * 32], [b"x" * 31, b"x" * 33, "x" * 32, None]),
     (
@@ -64,8 +68,8 @@ BOUNDS: list[tuple[type, dict[str, Any], str, list[Any], list[Any]]] = [
         Stored,
         {"digest": bytes(32), "entries": 0, "size": 0},
         "entries",
-        [ENTRIES_LIMIT],
-        [ENTRIES_LIMIT + 1, -1],
+        [MAX_ENTRIES],
+        [MAX_ENTRIES + 1, -1],
     ),
     (
         EntryHeader,
@@ -134,7 +138,7 @@ def test_any_bytes_are_a_message_or_the_peers_fault(junk: bytes) -> None:
         assert isinstance(message, kind)
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text() | st.binary(), lambda values: st.lists(values) | st.dictionaries(st.text(), values)))  # fmt: skip
+@given(VALUES)
 def test_any_messagepack_is_a_message_or_the_peers_fault(value) -> None:
     body = msgspec.msgpack.encode(value)
     for kind in KINDS:

