@@ -76,7 +76,8 @@ class Run:
                 stdout=stdout,
                 stderr=slave,
                 start_new_session=True,
-                preexec_fn=take_terminal if terminal else None,
+                umask=0o022,
+                preexec_fn=take_terminal if terminal else None,  # noqa: PLW1509 (two system calls, no lock)
             )
         self.pid = self._process.pid
         self.stdin, self.stdout = self._process.stdin, self._process.stdout

@@ -174,8 +174,10 @@ async def _listening(settings: Settings) -> AsyncIterator[Endpoint]:
 
 
 async def _announce(settings: Settings, port: int) -> None:
+    # Who listens on one address only must not be looked for at the others.
+    interfaces = settings.interfaces or lan.only(settings.host)
     try:
-        async with lan.announce(port, settings.number, settings.interfaces):
+        async with lan.announce(port, settings.number, interfaces):
             await trio.sleep_forever()
     except lan.LanUnavailableError as error:
         settings.observer(status.Warned(f"{error.what} The other side needs --peer HOST:{port}."))

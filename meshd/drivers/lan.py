@@ -95,6 +95,15 @@ def check_interfaces(named: Sequence[str]) -> tuple[str, ...]:
     return tuple(named)
 
 
+def only(host: str | None) -> tuple[str, ...]:
+    """The interfaces to use for a listener that is bound to `host`: that one, or none in particular."""
+    try:
+        address = ipaddress.IPv4Address(host or "0.0.0.0")  # noqa: S104  not a bind: it means "no one address"
+    except ValueError:
+        return ()
+    return () if address.is_unspecified else (str(address),)
+
+
 @asynccontextmanager
 async def announce(port: int, number: int | None, named: Sequence[str] = ()) -> AsyncIterator[None]:
     """Announce a pairing window on UDP `port` until the block ends. Raises LanUnavailableError."""

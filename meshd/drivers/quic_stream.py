@@ -1,5 +1,6 @@
 """One QUIC stream as trio knows streams: bytes one way, bytes the other way, each with an end of its own."""
 
+import operator
 from typing import TYPE_CHECKING
 
 import trio
@@ -35,7 +36,7 @@ class Stream(trio.abc.HalfCloseableStream):
 
         Raises StreamResetError, ConnectionClosedError, or trio.ClosedResourceError after `aclose`.
         """
-        if max_bytes is not None and max_bytes < 1:
+        if max_bytes is not None and operator.index(max_bytes) < 1:
             raise ValueError("max_bytes must be at least 1")
         if self._receiving:
             raise trio.BusyResourceError("another task is receiving from this stream")
