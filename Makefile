@@ -21,7 +21,7 @@ help:
 # fetched again while they are newer than pyproject.toml, so that all targets work without a network from then on.
 define make_venv
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo 'Python 3.11 or newer is needed, and $(PYTHON) is not that ($(shell $(PYTHON) --version 2>&1)).' \
+	  echo 'Python 3.11 or newer is needed, and $(PYTHON) is not that ($(or $(shell $(PYTHON) --version 2>/dev/null),not found)).' \
 	    'Name another: make PYTHON=python3.12' >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 	  echo '$(PYTHON) cannot make virtual environments. On Debian or Ubuntu: apt install python3-venv' >&2; exit 1; }

@@ -219,7 +219,7 @@ class Programs:
         self.runs: list[Run] = []
 
     def start(
-        self, *arguments: str | Path, environment: Mapping[str, str] = {}, prefix: Sequence[str] = (), **how: Any
+        self, *arguments: str | Path | int, environment: Mapping[str, str] = {}, prefix: Sequence[str] = (), **how: Any
     ) -> Run:
         """Start the command; `prefix` is what it runs under, `how` goes to Run."""
         given = [str(argument) for argument in arguments]
@@ -237,8 +237,12 @@ class Programs:
         return run
 
     def listen(self, *arguments: str | Path, **how: Any) -> Run:
-        """Start a listener and wait until it can be reached."""
-        run = self.start("listen", "--json", *arguments, **how)
+        """Start a listener and wait until it can be reached.
+
+        On a port of its own: Tether's may be another test's by the time that a late connector dials.
+        """
+        port = () if "--port" in arguments else ("--port", free_port())
+        run = self.start("listen", "--json", *port, *arguments, **how)
         run.event("waiting")
         return run
 
@@ -270,10 +274,12 @@ def new_words() -> str:
 
 
 def free_port() -> int:
-    """A UDP port that nobody uses now."""
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as found:
-        found.bind(("::", 0))
-        return found.getsockname()[1]
+    """A UDP port that nobody uses now, and that no kernel gives to whoever asks for any."""
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as found, contextlib.suppress(OSError):
+            found.bind(("::", port))
+            return port
 
 
 def sparse(path: Path, size: int) -> Path:

@@ -83,11 +83,10 @@ class Refusal:
 
 @attrs.frozen
 class Report:
-    """What a sink stored: entries (directories included), bytes of content, and the ListingDigest over them in order
-    of arrival. `refused` names the first refusals; `refused_beyond` counts those that it had no room for."""
+    """What a sink stored: entries (directories included) and bytes of content. `refused` names the first refusals;
+    `refused_beyond` counts those that it had no room for."""
 
     entries: int
-    digest: bytes
     bytes: int
     refused: Sequence[Refusal]
     refused_beyond: int = 0

@@ -1,10 +1,12 @@
 """One stream of bytes in place of files: standard input as a Source, standard output as a Sink."""
 
+import codecs
 import os
 import select
+import stat
 import time
+import unicodedata
 
-import attrs
 import blake3
 
 from meshd.drivers.payload import (
@@ -19,11 +21,12 @@ from meshd.drivers.payload import (
     Survey,
 )
 from meshd.errors import LocalProtocolError, RefusedError
-from meshd.model.entry import Entry, EntryKind, ListingDigest
+from meshd.model.entry import Entry, EntryKind
 
 STREAM_NAME = "stdin"
 """The name under which a receiver that writes files stores a stream."""
 
+_TURNING = frozenset(("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"))
 _NOT_A_DIRECTORY_SINK = "this side writes to its standard output; run it with --into DIR"
 
 
@@ -76,11 +79,30 @@ class StreamSource:
                 select.select([self._fd], [], [])
 
 
+class TerminalText:
+    """Bytes of a peer's as text that a terminal shows and does not obey, piece by piece."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def harmless(self, data: bytes) -> bytes:
+        """UTF-8 in which only line feeds and tabs are left of the controls; a broken character waits for its rest."""
+        text = self._decoder.decode(data)
+        return "".join(map(_shown, text)).encode()
+
+
+def _shown(character: str) -> str:
+    category = unicodedata.category(character)
+    turns = unicodedata.bidirectional(character) in _TURNING
+    return "\N{REPLACEMENT CHARACTER}" if turns or (category == "Cc" and character not in "\n\t") else character
+
+
 class StreamSink:
     """A Sink that writes the first file it is offered to `fd`, and refuses all else. The caller keeps `fd`.
 
     Bytes go out as they come, so that a file refused half way has been half written: the report says so, and the
-    reader of the output learns it only from the exit code. The entry's name is never used.
+    reader of the output learns it only from the exit code. The entry's name is never used. On a terminal, control
+    characters are shown as U+FFFD: what arrives is for a person's eyes there, and must not move their cursor.
     """
 
     may_block = True
@@ -93,8 +115,9 @@ class StreamSink:
         self._writing = False
         self._written = 0
         self._hash = blake3.blake3()
-        self._digest: bytes | None = None
+        self._complete = False
         self._refusals = Refusals()
+        self._terminal = TerminalText() if os.isatty(fd) else None
 
     def prepare(self, size: int | None) -> None:
         """Nothing to prepare: the reader of a pipe has no limit that we could ask for."""
@@ -136,7 +159,7 @@ class StreamSink:
             elif self._hash.digest() != digest:
                 reason = self._refuse("its content is not what was sent")
             else:
-                self._digest = digest
+                self._complete = True
         self._current, self._writing = None, False
         return reason
 
@@ -149,16 +172,16 @@ class StreamSink:
         self._current = None
 
     def finish(self) -> Report:
-        """The report; the output stays open. A pipe cannot be made to last, so nothing is."""
-        listing = ListingDigest()
-        stored = self._entry is not None and self._digest is not None
-        if self._entry is not None and self._digest is not None:
-            listing.add(attrs.evolve(self._entry, size=self._written), self._digest)
+        """The report; the output stays open. A file that output was redirected to is flushed to its disk."""
+        if stat.S_ISREG(os.fstat(self._fd).st_mode):
+            try:
+                os.fsync(self._fd)
+            except OSError as error:
+                raise RefusedError(f"Our output could not be made to last: {error.strerror}.") from None
         return Report(
-            entries=int(stored),
-            bytes=self._written if stored else 0,
+            entries=int(self._complete),
+            bytes=self._written if self._complete else 0,
             refused=self._refusals.named,
-            digest=listing.digest(),
             refused_beyond=self._refusals.beyond,
         )
 
@@ -172,7 +195,7 @@ class StreamSink:
         return reason
 
     def _write_out(self, chunk: bytes) -> None:
-        rest = memoryview(chunk)
+        rest = memoryview(self._terminal.harmless(chunk) if self._terminal else chunk)
         while rest:
             try:
                 rest = rest[os.write(self._fd, rest) :]

@@ -12,7 +12,7 @@ import attrs
 from meshd.drivers import nofollow
 from meshd.drivers.durable import sync_file
 from meshd.drivers.staging import PREFIX
-from meshd.model.entry import Entry, EntryKind
+from meshd.model.entry import EntryKind
 
 ENTRY_ERRORS = frozenset(
     (
@@ -55,17 +55,12 @@ class Staged:
     modified_ns: int = 0
     merges: bool = False
     written: int = 0
-    digest: bytes = b""
     refused: str | None = None
     children: "dict[str, Staged]" = attrs.field(factory=dict)
 
     def path(self) -> tuple[str, ...]:
         """The parts from the top of the tree; () for the root that holds all given paths."""
         return tuple(node.name for node in reversed([*self._line()][:-1]))
-
-    def entry(self) -> Entry:
-        """The entry as it was stored."""
-        return Entry(self.path(), self.kind, self.written, self.executable, self.modified_ns)
 
     def _line(self) -> "Iterator[Staged]":
         node: Staged | None = self

@@ -76,25 +76,26 @@ class Stream(trio.abc.HalfCloseableStream):
             await trio.lowlevel.checkpoint()
             with memoryview(data) as view:
                 for start in range(0, len(view), _CHUNK) or (0,):
-                    self._check_sendable()
-                    while connection._send_buffered(self.stream_id) > HIGH_WATER:
-                        self._writable = trio.Event()
-                        connection._blocked.add(self)
-                        await self._writable.wait()
-                        self._check_sendable()
+                    await self._wait_for_room()
                     connection._send(self.stream_id, bytes(view[start : start + _CHUNK]), False)
         finally:
             self._sending = False
             connection._blocked.discard(self)
 
-    async def wait_send_all_might_not_block(self) -> None:
-        """Wait until `send_all` would hand over a chunk without waiting."""
-        await trio.lowlevel.checkpoint()
+    async def _wait_for_room(self) -> None:
+        self._check_sendable()
         while self.connection._send_buffered(self.stream_id) > HIGH_WATER:
-            self._check_sendable()
             self._writable = trio.Event()
             self.connection._blocked.add(self)
             await self._writable.wait()
+            self._check_sendable()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until `send_all` would hand over a chunk without waiting."""
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        await trio.lowlevel.checkpoint()
+        await self._wait_for_room()
 
     async def send_eof(self) -> None:
         """Say that nothing more follows; the other direction stays open."""

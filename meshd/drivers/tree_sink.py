@@ -18,7 +18,7 @@ from meshd.drivers.durable import can_sync_filesystem, sync_file, sync_filesyste
 from meshd.drivers.payload import Refusal, Refusals, Report
 from meshd.drivers.placing import ENTRY_ERRORS, Placing, Staged, obstacle
 from meshd.errors import LocalProtocolError, RefusedError, UsageError
-from meshd.model.entry import MAX_ENTRIES, Entry, EntryKind, ListingDigest, UnsafeNameError, check_entry, collision_key
+from meshd.model.entry import MAX_ENTRIES, Entry, EntryKind, UnsafeNameError, check_entry, collision_key
 
 FREE_FLOOR = 256 << 20
 """Bytes left free on the disk whatever a peer sends: what a system needs to log, to update and to be cleaned up with,
@@ -166,7 +166,7 @@ class TreeSink:
                 reason = self._refuse("its content is not what was sent")
             else:
                 with self._fatal_errors():
-                    self._keep(incoming, incoming.node, digest)
+                    self._keep(incoming, incoming.node)
         self._incoming = None
         return reason
 
@@ -288,7 +288,7 @@ class TreeSink:
             self._parent.close()
             self._parent = None
 
-    def _keep(self, incoming: _Incoming, node: Staged, digest: bytes) -> None:
+    def _keep(self, incoming: _Incoming, node: Staged) -> None:
         if incoming.fd is not None:
             os.utime(incoming.fd, ns=(node.modified_ns, node.modified_ns))
             if incoming.written >= FLUSH_AT_ONCE:
@@ -296,7 +296,6 @@ class TreeSink:
             fd, incoming.fd = incoming.fd, None
             os.close(fd)  # raises what network file systems report only now
         node.written = incoming.written
-        node.digest = digest
         self._nodes.append(node)
 
     def _refuse(self, reason: str) -> str:
@@ -362,8 +361,7 @@ class TreeSink:
                     os.close(fd)
 
     def _report(self) -> Report:
-        listing = ListingDigest()
-        refused = self._refusals.named
+        refused, beyond = self._refusals.named, self._refusals.beyond
         entries = size = 0
         for node in self._nodes:  # a directory comes before what is in it, so that its refusal is known here
             if node.refused is None and node.parent is not None and node.parent.refused is not None:
@@ -372,16 +370,9 @@ class TreeSink:
                 # Beyond the limit too: no peer can bring these about, and the sender has to hear of each.
                 refused.append(Refusal(node.index, node.path(), node.refused))
                 continue
-            listing.add(node.entry(), node.digest)
             entries += 1
             size += node.written
-        return Report(
-            entries=entries,
-            bytes=size,
-            refused=refused,
-            digest=listing.digest(),
-            refused_beyond=self._refusals.beyond,
-        )
+        return Report(entries=entries, bytes=size, refused=refused, refused_beyond=beyond)
 
 
 def _open_into(into: Path) -> int:

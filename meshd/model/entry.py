@@ -33,11 +33,10 @@ memory, 0.9 with the longest names: 450 MB is what a peer may make us spend, and
 
 # Configuration and hooks that run at the next command in the tree.
 _VERSION_CONTROL = ".git .gitconfig .githooks .husky .hg .hgrc .svn .bzr .jj"
-# Tools to start, permissions, hooks, and the standing instructions that agents obey unasked.
+# Tools that agents start, their permissions and hooks.
 _AGENTS = (
-    ".claude .claude.json claude.md claude.local.md .mcp.json mcp.json .codex agents.md agents.override.md .agents "
-    ".gemini gemini.md .cursor .cursorrules .windsurf .windsurfrules .aider.conf.yml .continue .opencode opencode.json "
-    ".roo .roomodes .cline .clinerules .goose .goosehints .junie .kiro .qwen .amazonq .crush copilot-instructions.md"
+    ".claude .claude.json .mcp.json mcp.json .codex .agents .gemini .cursor .windsurf .aider.conf.yml .continue "
+    ".opencode opencode.json .roo .cline .goose .junie .kiro .qwen .amazonq .crush"
 )
 # Tasks and settings that run when a folder or a file in it is opened.
 _EDITORS = (
@@ -61,7 +60,9 @@ PROTECTED_NAMES = frozenset(" ".join((_VERSION_CONTROL, _AGENTS, _EDITORS, _SHEL
 The rule: whatever makes a version control system, an agent, an editor, a shell, a debugger or a login run something,
 or trust something, merely because it is there. Left out on purpose: what runs only when somebody builds or starts the
 tree itself (Makefile, package.json, .cargo), since that runs the tree's own code anyway; what takes effect only after a
-push (.github); what only selects within a repository's own configuration (.gitattributes, .gitmodules, .gitignore).
+push (.github); what only selects within a repository's own configuration (.gitattributes, .gitmodules, .gitignore);
+texts that agents read as instructions (AGENTS.md, CLAUDE.md), since nearly every repository has one and any other text
+of a tree that an agent works in can say the same.
 The names of directories called `hooks` are free, as half of all web projects have one: those that run are inside a
 protected directory, or beside a file HEAD (see `check_entry`).
 """

@@ -10,8 +10,7 @@ import pytest
 from meshd.drivers import placing
 from meshd.drivers.tree_sink import TreeSink
 from meshd.errors import RefusedError
-from meshd.model.entry import Entry, EntryKind, ListingDigest
-from tests.drivers.tree_sink_kit import MTIME, digest_of, file_entry, found, mkdir, put, raising, refused
+from tests.drivers.tree_sink_kit import MTIME, found, mkdir, put, raising, refused
 
 
 @pytest.fixture
@@ -157,11 +156,6 @@ def test_a_name_taken_while_the_tree_arrived_is_left_alone(into: Path, kind: str
     assert found(into.parent / "outside") == {"kept": b"kept"}
     if kind == "file":
         assert found(into) == {"d": b"mine", "f": b"mine"}
-    expected = ListingDigest()
-    if kind == "full directory":
-        expected.add(Entry(("d",), EntryKind.DIRECTORY, 0, False, 0), digest_of(b""))
-        expected.add(file_entry("d/x", 4), digest_of(b"data"))
-    assert report.digest == expected.digest()
 
 
 @pytest.mark.parametrize("links", [True, False])

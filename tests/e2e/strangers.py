@@ -17,7 +17,15 @@ from meshd import status
 from meshd.drivers import handoff
 from meshd.drivers.pairing import binding_of, system_entropy
 from meshd.drivers.payload import Source
-from meshd.drivers.quic import Connection, ConnectionClosedError, Endpoint, Stream, StreamResetError, open_endpoint
+from meshd.drivers.quic import (
+    Connection,
+    ConnectionClosedError,
+    DialFailedError,
+    Endpoint,
+    Stream,
+    StreamResetError,
+    open_endpoint,
+)
 from meshd.drivers.quic_engine import Engine
 from meshd.drivers.tls_identity import TlsIdentity
 from meshd.errors import TetherError
@@ -26,7 +34,8 @@ from meshd.protocol.admission import Window
 from meshd.protocol.handshake import Role
 from meshd.protocol.pairing import Pairing, PakeDue
 from meshd.protocol.passphrase import read_secret
-from meshd.wire.constants import CloseCode, Frame
+from meshd.wire.constants import PAIRING_FRAMES, CloseCode, Frame
+from meshd.wire.framing import FrameDecoder, encode_frame
 from meshd.wire.messages import Profile
 
 LINK_LOST = (ConnectionClosedError, StreamResetError, trio.ClosedResourceError)
@@ -118,7 +127,11 @@ class Middle:
 
     async def _meet(self, near: Connection, back: Endpoint) -> None:
         near.admit()
-        far = await back.dial(Address("127.0.0.1", self.target), timeout=5)
+        try:
+            far = await back.dial(Address("127.0.0.1", self.target), timeout=5)
+        except DialFailedError:
+            near.close(CloseCode.WINDOW_CLOSED, "")
+            return
         self.seen.append(b"")
         with contextlib.suppress(*LINK_LOST):
             near_stream, far_stream = await near.accept_stream(), await far.open_stream()
@@ -183,14 +196,21 @@ class Mute:
 
 
 def replay_messages(port: int, messages: bytes) -> int:
-    """Send what a connector once said on its first stream, over a new connection; returns the code of its close."""
+    """Say what a connector once said on its first stream, each message when its turn comes, over a new connection.
+
+    Returns the code with which the listener closes it.
+    """
+    frames = FrameDecoder(PAIRING_FRAMES)
+    frames.receive(messages)
 
     async def main() -> int:
         async with open_endpoint(engine=Engine(None), identity=TlsIdentity.generate()) as endpoint:
             connection = await endpoint.dial(Address("127.0.0.1", port), timeout=5)
             with contextlib.suppress(*LINK_LOST):
                 stream = await connection.open_stream()
-                await stream.send_all(messages)
+                while frame := frames.next_frame():
+                    await stream.send_all(encode_frame(*frame))
+                    await stream.receive_some()
             with trio.fail_after(15):
                 return (await connection.wait_closed()).code
 

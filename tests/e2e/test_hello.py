@@ -92,7 +92,7 @@ def test_the_connector_may_come_first(tether, words):
     code = "998-zoo-zone-zero"
     connector = tether.connect(code, "--timeout", str(WITHIN), stdin=b"early")
     connector.event("searching")
-    listener = tether.listen(prefix=(), environment={"TETHER_PASSPHRASE": code})
+    listener = tether.listen(environment={"TETHER_PASSPHRASE": code})
     connector.exits(0)
     listener.exits(0)
     assert listener.out == b"early"

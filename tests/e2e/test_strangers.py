@@ -5,7 +5,8 @@ import socket
 
 import pytest
 
-from meshd.wire.constants import CloseCode
+from meshd.wire.constants import CloseCode, Frame
+from meshd.wire.framing import encode_frame
 from tests.e2e.strangers import Middle, Mute, Recorder, replay_messages, running
 from tests.processes import WITHIN, port_of
 
@@ -34,7 +35,7 @@ def test_the_middle_would_carry_whoever_does_not_bind(tether, words):
     """The same middle hands on what it is given unharmed: it is the binding that stops it above, not a broken relay."""
     listener = tether.listen("--passphrase", words)
     with running(Middle(port_of(listener)).serve) as middle:
-        assert replay_messages(middle.port, b"\x01\0\0\0\x01x") == CloseCode.PROTOCOL
+        assert replay_messages(middle.port, encode_frame(Frame.HELLO, b"x")) == CloseCode.PROTOCOL
     assert not listener.all_of("try_spent")
 
 

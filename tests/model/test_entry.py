@@ -142,7 +142,6 @@ def test_refuses_dangerous_names_with_a_reason(path: tuple[str, ...]) -> None:
         ".\u017fvn",
         ".doc\u212aer",
         ".mcp.json",
-        "AGENTS.md",
         ".EnvRC",
         "LaunchAgents",
     ],

@@ -78,7 +78,7 @@ class MemorySink:
 
     def finish(self) -> payload.Report:
         self.stored = bytes(self._data)
-        return payload.Report(entries=1, bytes=len(self.stored), digest=b"", refused=())
+        return payload.Report(entries=1, bytes=len(self.stored), refused=())
 
     def discard(self) -> None:
         self._data.clear()

@@ -1,0 +1,8 @@
+"""All benchmarks, one after the other: `make bench`."""
+
+from tests.bench import pairing, small_files, transfer
+
+if __name__ == "__main__":
+    pairing.main()
+    small_files.main()
+    transfer.main()
