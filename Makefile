@@ -43,7 +43,7 @@ demo: $(VENV)/.base
 	@$(BIN)/python examples/demo.py
 
 test: $(VENV)/.all
-	$(BIN)/pytest -n 2 --dist loadgroup -m 'not soak' --ignore tests/lab --ignore tests/bench
+	$(BIN)/pytest -rs -n 2 --dist loadgroup -m 'not soak' --ignore tests/lab --ignore tests/bench
 
 lint: $(VENV)/.all
 	$(BIN)/ruff check .
@@ -53,7 +53,7 @@ types: $(VENV)/.all
 	$(BIN)/mypy
 
 lab: $(VENV)/.all
-	$(BIN)/pytest -m 'not soak' tests/lab
+	$(BIN)/pytest -rs -m 'not soak' tests/lab
 
 soak: $(VENV)/.all
 	$(BIN)/pytest -m soak

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+import attrs
 import click
 import trio
 
@@ -194,9 +195,14 @@ def _listen(
     into = options["into"] if source or options["into"] else "-"
     settings = _settings(shown, options, secret, host=host, port=port)
     cargo = handoff.Cargo(source, _sink(into, options))
-    if made_here:
-        shown.code(str(secret.code), PROGRAM)
-    return partial(handoff.listen, settings, cargo)
+
+    def observer(event: status.Event) -> None:
+        # Not before the port is open: a code that nobody can use yet would be read out too early.
+        if made_here and isinstance(event, status.Waiting):
+            shown.code(str(secret.code), PROGRAM)
+        shown.event(event)
+
+    return partial(handoff.listen, attrs.evolve(settings, observer=observer), cargo)
 
 
 def _connect(

@@ -103,10 +103,10 @@ class PlainDisplay:
         match event:
             case status.Waiting(port, number, seconds):
                 way = "the passphrase" if number is None else f"code number {number}"
-                self.line(f"Waiting {seconds:.0f} s for somebody with {way}, on UDP port {port}.")
+                self.line(f"Waiting {seconds:g} s for somebody with {way}, on UDP port {port}.")
             case status.Searching(number, seconds):
                 whom = "a listener with this passphrase" if number is None else f"listener number {number}"
-                self.line(f"Looking for {whom}, for up to {seconds:.0f} s.")
+                self.line(f"Looking for {whom}, for up to {seconds:g} s.")
             case status.Paired(label, address):
                 self.line(f"Paired with {harmless(label) or 'a machine without a name'} at {address}.")
             case status.Finished(direction, entries, size, refused, seconds):

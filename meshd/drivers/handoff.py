@@ -100,8 +100,8 @@ async def listen(settings: Settings, cargo: Cargo) -> list[Outcome]:
     Raises NobodyFoundError when nobody came in time, WrongPassphraseError when three tries failed, and what a transfer
     raises.
     """
-    survey = await _survey(settings, cargo)
-    async with _listening(settings) as endpoint:
+    async with _in_hand(cargo, settings.offload), _listening(settings) as endpoint:
+        survey = await _survey(settings, cargo)
         settings.observer(status.Waiting(endpoint.port, settings.number, settings.timeout))
         met = None
         with one_error():
@@ -114,7 +114,7 @@ async def listen(settings: Settings, cargo: Cargo) -> list[Outcome]:
                 nursery.cancel_scope.cancel()
         if met is None:
             raise NobodyFoundError(
-                f"Nobody came within {settings.timeout:.0f} seconds.",
+                f"Nobody came within {settings.timeout:g} s.",
                 "Is the other side on this network? Where multicast is blocked it needs --peer HOST:PORT.",
             )
         return await _hand_over(settings, cargo, survey, *met)
@@ -125,12 +125,26 @@ async def connect(settings: Settings, cargo: Cargo) -> list[Outcome]:
 
     Raises NobodyFoundError, WrongPassphraseError, and what a transfer raises.
     """
-    survey = await _survey(settings, cargo)
-    async with open_endpoint(engine=settings.engine, identity=TlsIdentity.generate(), host=settings.host) as endpoint:
+    opened = open_endpoint(engine=settings.engine, identity=TlsIdentity.generate(), host=settings.host)
+    async with _in_hand(cargo, settings.offload), opened as endpoint:
+        survey = await _survey(settings, cargo)
         settings.observer(status.Searching(settings.number, settings.timeout))
         with one_error():
             met = await _Seeker(settings, endpoint, _profile(settings, cargo)).find()
         return await _hand_over(settings, cargo, survey, *met)
+
+
+@contextlib.asynccontextmanager
+async def _in_hand(cargo: Cargo, offload: Offload) -> AsyncIterator[None]:
+    """Let go of the cargo at the end, however it comes: nothing half received stays."""
+    try:
+        yield
+    finally:
+        with trio.CancelScope(shield=True):
+            if cargo.source is not None:
+                await offload(cargo.source.close)
+            if cargo.sink is not None:
+                await offload(cargo.sink.discard)
 
 
 async def _survey(settings: Settings, cargo: Cargo) -> Survey | None:
@@ -282,24 +296,25 @@ class _Seeker:
                 self.news.set()
 
     async def _attempt(self, search: Search, candidate: Candidate) -> tuple[Connection, Paired] | None:
-        miss = Miss.UNREACHABLE
+        miss, why = Miss.UNREACHABLE, ""
         for address in candidate.addresses:
             self.settings.observer(status.Dialling(str(address)))
             try:
                 timeout = DIAL_TIMEOUT if self.settings.peer is None else PEER_DIAL_TIMEOUT
                 connection = await self.endpoint.dial(address, timeout=timeout)
-            except DialFailedError:
+            except DialFailedError as error:
+                why = error.what
                 continue
             result = await self._pair(connection)
             if isinstance(result, Paired):
                 return connection, result
-            miss = _miss(result)
+            miss, why = _miss(result), result.error.what
             if result.spent:
                 self.settings.observer(
                     status.TrySpent(self.window.failed, TRIES - self.window.failed, result.error.what)
                 )
             break
-        search.missed(candidate, miss, trio.current_time())
+        search.missed(candidate, miss, trio.current_time(), why)
         return None
 
     async def _pair(self, connection: Connection) -> Paired | Failed:

@@ -301,7 +301,8 @@ class Endpoint:
                 replies, self._replies = self._replies, []
                 await self._udp.send(replies)
             while self._marked:
-                connection, _ = self._marked.popitem()
+                connection = next(iter(self._marked))
+                del self._marked[connection]
                 if datagrams := connection.datagrams_to_send(trio.current_time()):
                     connection.send_refused(await self._udp.send(datagrams))
             deadline = min((each.deadline for each in self._connections), default=float("inf"))

@@ -195,16 +195,12 @@ class _Sending:
 async def receive_payload(stream: Stream, sink: payload.Sink, observer: status.Observer, offload: Offload) -> Outcome:
     """Receive a payload into `sink`. Returns once it is durable (a pipe: written) and the sender was told.
 
-    Raises RefusedError when this side cannot take it, ConnectionLostError when the link ends first.
+    Raises RefusedError when this side cannot take it, ConnectionLostError when the link ends first; the caller then
+    discards the sink.
     """
     receiving = _Receiving(transfer.Receiver(), sink, _Tally("receive", observer), stream, offload)
     started = trio.current_time()
-    try:
-        outcome = await receiving.run()
-    except BaseException:
-        with trio.CancelScope(shield=True):
-            await offload(sink.discard)
-        raise
+    outcome = await receiving.run()
     observer(status.Finished("receive", outcome.entries, outcome.size, outcome.refused, trio.current_time() - started))
     return outcome
 

@@ -30,8 +30,8 @@ _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE = 10, 23, 3
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
 """From linux/udp.h: one system call for many datagrams of one size, each way. An engine hands over tens at once, and
 without this most of a fast transfer's time goes into system calls."""
-_SEGMENTS = 44
-"""Datagrams in one such call: the kernel takes 64, and 65,507 bytes, which at 1,472 bytes each is 44."""
+_SEGMENTS, _SEGMENTS_BYTES = 64, 65_000
+"""What the kernel takes in one such call: 64 datagrams that together still fit in one of the largest size."""
 
 
 class UdpSocket:
@@ -101,11 +101,13 @@ class UdpSocket:
         return self._family == socket.AF_INET6 or ":" not in host
 
     def local_form(self, host: str) -> str:
-        """Strip the interface from `fe80::1%eth0` and remember it. Raises OSError for an unknown interface."""
+        """Write a numeric host as engines compare it: an IPv4 address plainly, and without the interface of a link-local
+        one, which is remembered. Raises ValueError for a name, OSError for an unknown interface."""
         plain, percent, scope = host.partition("%")
+        numeric = ipaddress.ip_address(plain)
         if percent:
-            self._remember(plain, int(scope) if scope.isdecimal() else socket.if_nametoindex(scope))
-        return str(ipaddress.ip_address(plain))
+            self._remember(str(numeric), int(scope) if scope.isdecimal() else socket.if_nametoindex(scope))
+        return str(numeric.ipv4_mapped or numeric) if isinstance(numeric, ipaddress.IPv6Address) else plain
 
     async def receive(self) -> list[Datagram]:
         """Wait for datagrams and return what is there, at most a batch, at least one."""
@@ -212,6 +214,7 @@ def _runs(datagrams: list[Datagram]) -> Iterator[list[Datagram]]:
             datagram[1] == run[0][1]
             and len(datagram[0]) <= len(run[0][0]) == len(run[-1][0])
             and len(run) < _SEGMENTS
+            and (len(run) + 1) * len(run[0][0]) <= _SEGMENTS_BYTES
         ):
             yield run
             run = []

@@ -75,6 +75,7 @@ class Search:
         self._retry_at: dict[str, float] = {}
         self._ended: dict[str, Miss] = {}
         self._last_end = now
+        self._why = ""
         if fixed is not None:
             self._candidates[""] = Candidate("", number, (fixed,))
 
@@ -88,8 +89,9 @@ class Search:
         elif sighting.addresses and len(self._candidates) < CANDIDATES_LIMIT:
             self._candidates[sighting.instance] = sighting
 
-    def missed(self, candidate: Candidate, miss: Miss, now: float) -> None:
-        """Report an attempt that failed. Only a candidate that cost nothing and may still answer is tried again."""
+    def missed(self, candidate: Candidate, miss: Miss, now: float, why: str = "") -> None:
+        """Report an attempt that failed, and why. Who cost no try and may still answer is tried again."""
+        self._why = why
         if miss in (Miss.UNREACHABLE, Miss.BUSY):
             self._retry_at[candidate.instance] = now + RETRY_AFTER
         else:
@@ -139,7 +141,7 @@ class Search:
     def _nobody(self, untried: list[Candidate]) -> NobodyFoundError:
         if self._fixed:
             return NobodyFoundError(
-                f"Nobody answered at {self._candidates[''].addresses[0]}.",
+                self._why or f"Nobody answered at {self._candidates[''].addresses[0]}.",
                 "Is the listener running, is the port the one it shows, and does a firewall let UDP through?",
             )
         if untried:

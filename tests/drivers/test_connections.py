@@ -268,3 +268,22 @@ async def test_resumption_and_a_missing_certificate_are_refused(pair, autojump_c
         monkeypatch.setattr(type(honest), "next_event", resumed)
         with pytest.raises(DialFailedError):
             await world.client.dial(world.target, timeout=5)
+
+
+@every_pair
+@pytest.mark.parametrize("host", ["10.0.0.2", "fd00::2"])
+async def test_the_narrowest_path_of_ipv6_is_wide_enough(pair, host, autojump_clock):
+    """1,280 octets with the IP header, and larger probes vanish without a word, as in a VPN."""
+    async with endpoints(pair, mtu=1280) as world:
+        world.near = await world.client.dial(Address(host, world.server.port), timeout=5)
+        world.far = await world.server.accept()
+        world.far.admit()
+        near, far = await open_pair(world)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(near.send_all, bytes(300_000))
+            nursery.start_soon(far.send_all, bytes(300_000))
+            for stream in (near, far):
+                received = 0
+                while received < 300_000:
+                    received += len(await stream.receive_some())
+        assert trio.current_time() < 5

@@ -138,7 +138,7 @@ async def test_send_all_waits_instead_of_buffering_without_bound(pair, autojump_
     """The peer's engine widens its window whether or not anybody reads, so a slow reader alone stops nobody: what bounds
     the sender's memory is this, and the receiver's `Limits.unread_stream`."""
     async with linked(pair) as world:
-        near, far = await open_pair(world)
+        near, _far = await open_pair(world)
         world.network.cut(world.alice, world.bob)
         with trio.move_on_after(5) as scope:
             await near.send_all(bytes(16 * HIGH_WATER))

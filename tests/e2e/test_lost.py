@@ -1,6 +1,5 @@
 """The other side dies, or is stopped, in the middle: whoever is left says so soon, and nothing is half named."""
 
-import os
 import signal
 import subprocess
 
@@ -88,14 +87,3 @@ def test_stopped_while_waiting(tether, words):
         run.signal(signal.SIGINT)
         run.exits(130, within=5)
     assert names_in(tether.directory / "in") == []
-
-
-def test_a_frozen_receiver_holds_the_sender_until_it_wakes(tether, midway):
-    """For less than the silence that counts as lost; and nobody has buffered the payload meanwhile."""
-    listener, connector = midway
-    listener.signal(signal.SIGSTOP)
-    before = connector.all_of("progress")[-1]["size"]
-    os.kill(connector.pid, 0)
-    listener.signal(signal.SIGCONT)
-    connector.event("progress", size=lambda size: size > before + 32 * MIB)
-    assert connector.code is None and listener.code is None

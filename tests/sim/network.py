@@ -314,7 +314,7 @@ class _Factory(trio.abc.SocketFactory):
     def __init__(self, network: Network) -> None:
         self.network = network
 
-    def socket(self, family: Any = None, type: Any = None, proto: Any = None) -> Any:
+    def socket(self, family: Any = None, type: Any = None, proto: Any = None) -> Any:  # noqa: A002 (trio's name)
         if type != socket.SOCK_DGRAM:
             raise OSError(errno.EPROTONOSUPPORT, "the simulated network carries UDP only")
         return SimulatedSocket(self, family)

@@ -29,20 +29,18 @@ async def echo_once(server: Endpoint) -> None:
 async def test_echo(near, far, seed, autojump_clock):
     async with simulated(seed, loss=0.1, delay=0.015, jitter=0.005, duplicate=0.02, reorder=0.02) as network:
         alice, bob = network.host("alice"), network.host("bob")
-        with bob:
-            async with open_endpoint(engine=Engine(far), identity=IDENTITY, accept=True) as server:
-                with alice:
-                    async with open_endpoint(engine=Engine(near), identity=IDENTITY) as client:
-                        async with trio.open_nursery() as nursery:
-                            nursery.start_soon(echo_once, server)
-                            connection = await client.dial(Address(bob.address, server.port), timeout=20)
-                            stream = await connection.open_stream()
-                            nursery.start_soon(send, stream)
-                            received = bytearray()
-                            while part := await stream.receive_some():
-                                received += part
-                            assert received == DATA
-                            connection.close(0, "done")
+        opened_there = open_endpoint(engine=Engine(far), identity=IDENTITY, accept=True, host=bob.address)
+        opened_here = open_endpoint(engine=Engine(near), identity=IDENTITY, host=alice.address)
+        async with opened_there as server, opened_here as client, trio.open_nursery() as nursery:
+            nursery.start_soon(echo_once, server)
+            connection = await client.dial(Address(bob.address, server.port), timeout=20)
+            stream = await connection.open_stream()
+            nursery.start_soon(send, stream)
+            received = bytearray()
+            while part := await stream.receive_some():
+                received += part
+            assert received == DATA
+            connection.close(0, "done")
         assert network.lost
         assert trio.current_time() < 30
 
