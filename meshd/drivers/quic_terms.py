@@ -77,7 +77,7 @@ class ConnectionClosedError(ConnectionLostError, trio.BrokenResourceError):
         elif closed.by_peer:
             what = f"The other side closed the connection (code {closed.code:#x})."
         else:
-            what = f"The connection was closed here (code {closed.code:#x})."
+            what = f"The connection was closed here (code {closed.code:#x}): {closed.reason}."
         super().__init__(what)
         self.closed = closed
 

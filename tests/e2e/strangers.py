@@ -227,9 +227,10 @@ class Recorder:
     answered: int = 0
 
     async def serve(self, task_status: trio.TaskStatus["Recorder"]) -> None:
-        with trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as front, trio.socket.socket(
-            socket.AF_INET, socket.SOCK_DGRAM
-        ) as back:
+        with (
+            trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as front,
+            trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as back,
+        ):
             await front.bind(("127.0.0.1", 0))
             await back.connect(("127.0.0.1", self.target))
             self.port = front.getsockname()[1]

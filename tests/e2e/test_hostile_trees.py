@@ -75,7 +75,7 @@ ESCAPES = {
     "hooks": (("good", ".git", "hooks", "x"), "asked for by name"),
     "hooks in another case": (("good", ".GIT", "hooks", "x"), "asked for by name"),
     "hooks by a short name": (("good", "GIT~1", "config"), "asked for by name"),
-    "orders for an agent": (("good", "CLAUDE.md"), "asked for by name"),
+    "settings of an agent": (("good", ".mcp.json"), "asked for by name"),
     "a name of 300 bytes": (("n" * 300,), "255 bytes"),
     "a null byte": (("x\0y",), "control character"),
     "a new line": (("x\ny",), "control character"),

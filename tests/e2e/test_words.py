@@ -89,8 +89,10 @@ def test_nobody_there(tether, words):
 def test_without_json_an_error_is_one_line(tether, words):
     run = tether.start("connect", "--passphrase", words, "--timeout", "1", "--peer", f"127.0.0.1:{free_port()}")
     run.exits(4)
-    assert [line.partition(":")[0] for line in run.text.splitlines()] == ["Looking for a listener with this passphrase, "
-        "for up to 1 s.", "Error"]
+    assert [line.partition(":")[0] for line in run.text.splitlines()] == [
+        "Looking for a listener with this passphrase, for up to 1 s.",
+        "Error",
+    ]
 
 
 def test_both_want_the_same(tether, words):
