@@ -185,8 +185,10 @@ class Run:
         return time.monotonic()
 
     def close(self) -> None:
-        """End it whatever its state, and let go of its pipes."""
-        self.kill()
+        """End it whatever its state, with what a shell in front of it started, and let go of its pipes."""
+        with self._lock:
+            if self.code is None:
+                os.killpg(self.pid, signal.SIGKILL)
         for thread in self._threads:
             thread.join(WITHIN)
         for pipe in (self.stdin, self.stdout, self._process.stderr):

@@ -24,7 +24,7 @@ def pair(lan, at):
 def test_multicast_is_blocked(lan, pair, words):
     """Nothing is found, the message says what helps, and what it says helps."""
     need(why_not("nft"))
-    ann, bob, a, b = pair
+    ann, _, a, b = pair
     lan.drop(ann, "udp", "dport", "5353")
     listener = a.listen("--passphrase", words)
     port = listener.event("waiting")["port"]
@@ -117,20 +117,21 @@ def test_a_disk_that_fills_up(pair, words, disk):
     assert [*where.iterdir()] == []
 
 
-def test_a_disk_that_somebody_else_fills(pair, words, disk):
-    """The disk itself says that it is full, in the middle of a file that had room when it began."""
+def test_a_disk_that_shrinks_meanwhile(pair, words, disk):
+    """As when somebody else fills it: a file that had room when it began is refused on the way, the rest is stored."""
     _, _, a, b = pair
     where = disk(KEPT_FREE + 512 * MIB)
     listener = a.listen("--passphrase", words, "--into", "disk")
     (b.directory / "d").mkdir()
-    (b.directory / "d" / "a-small-one").write_text("small")
-    sparse(b.directory / "d" / "large", 400 * MIB)
+    (b.directory / "d" / "a small one").write_text("small")
+    sparse(b.directory / "d" / "large", 450 * MIB)
+    (b.directory / "d" / "next").touch()
     connector = b.connect("--passphrase", words, "--send", "d")
     listener.event("progress", size=lambda size: size > 4 * MIB)
-    run("mount", "-o", f"remount,size={8 * MIB}", str(where))
+    run("mount", "-o", f"remount,size={KEPT_FREE}", str(where))
     connector.exits(6)
     listener.exits(6)
     for each in (listener, connector):
-        assert "no space" in each.error or "no space" in each.all_of("entry_refused")[0]["reason"]
-    assert not (where / "d" / "large").exists()
-    assert not [path for path in where.iterdir() if path.name.startswith(".tether-")]
+        assert "no space" in {event["path"]: event["reason"] for event in each.all_of("entry_refused")}["d/large"]
+    assert (where / "d" / "a small one").read_text() == "small"
+    assert [path.name for path in where.iterdir()] == ["d"] and not (where / "d" / "large").exists()
