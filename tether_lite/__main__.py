@@ -182,6 +182,9 @@ def connect(code: str | None, peer: str | None, host: str | None, port: int | No
     run(partial(_connect, code, peer, host, port), options)
 
 
+_closed_at_start: set[int] = set()
+"""Which of the standard streams, by number, this process was started without."""
+
 Job = Callable[[display.Display, dict[str, Any]], Callable[[], Awaitable[list[Outcome]]]]
 
 
@@ -224,9 +227,11 @@ def _connect(
     secret = words.for_connector(code, *sources, warn=_warn(shown))
     source: Source | None = TreeSource(options["send"]) if options["send"] else None
     if source is None and options["into"] is None:
-        source = StreamSource(sys.stdin.fileno())
-        if sys.stdin.isatty() and not options["quiet"] and not options["as_json"]:
-            print("Reading from the terminal; end with Ctrl-D.", file=sys.stderr)
+        if 0 in _closed_at_start:
+            raise UsageError("There is no standard input to send.", "Give something to --send.")
+        source = StreamSource(0)
+        if os.isatty(0):
+            shown.event(status.Warned("Reading from the terminal; end with Ctrl-D."))
     settings = _settings(shown, options, secret, peer=address)
     return partial(handoff.connect, settings, handoff.Cargo(source, _sink(options["into"], options)))
 
@@ -258,7 +263,9 @@ def _sink(into: str | None, options: dict[str, Any]) -> Sink | None:
     if into is None:
         return None
     if into == "-":
-        return StreamSink(sys.stdout.fileno())
+        if 1 in _closed_at_start:
+            raise UsageError("There is no standard output to write to.", "Give --into DIR.")
+        return StreamSink(1)
     return TreeSink(Path(into), overwrite=options["overwrite"], admitted=frozenset(options["accept"]))
 
 
@@ -293,8 +300,11 @@ def _ask() -> bool:
 def run(job: Job, options: dict[str, Any]) -> None:
     """Build the job, run it, and exit with the code of how it ended."""
     shown = display.choose(options["quiet"], options["as_json"])
+    outcomes = None
     try:
         outcomes = trio.run(_until_signal, job(shown, options))
+    except KeyboardInterrupt:  # before or after trio ran, at the prompt for example
+        pass
     except TetherError as error:
         shown.close()
         shown.error(error.what, error.advice, error.exit_code)
@@ -313,19 +323,18 @@ def run(job: Job, options: dict[str, Any]) -> None:
 
 
 def _leave(code: int) -> NoReturn:
-    """End at once, with the streams flushed: a thread may still wait for ever on a pipe that nobody will write to."""
-    sys.stderr.flush()
+    """End at once: a thread may still wait for ever on a pipe that nobody will write to. Every line is flushed as said."""
     os._exit(code)
 
 
 async def _until_signal(work: Callable[[], Awaitable[list[Outcome]]]) -> list[Outcome] | None:
-    """Run `work`; on SIGINT or SIGTERM cancel it, which closes the connection and cleans up, and return None."""
+    """Run `work`; on SIGINT, SIGTERM or SIGHUP cancel it, which closes the connection and cleans up, and return None."""
     outcomes = None
     with one_error():
         async with trio.open_nursery() as nursery:
 
             async def wait_for_signal() -> None:
-                with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
                     async for _ in signals:
                         nursery.cancel_scope.cancel()
                         return
@@ -336,8 +345,20 @@ async def _until_signal(work: Callable[[], Awaitable[list[Outcome]]]) -> list[Ou
     return outcomes
 
 
+def _open_missing_streams() -> None:
+    """Give stdin, stdout and stderr something where they are closed, or the next socket would take their place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            _closed_at_start.add(number)
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+
+
 def main() -> None:
     """The console script `tether-lite`."""
+    _open_missing_streams()
     cli(prog_name=PROGRAM if sys.argv[0].endswith("__main__.py") else None)
 
 

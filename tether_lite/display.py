@@ -1,6 +1,7 @@
 """What a person, or a program that asked for JSON, sees of a run. Everything goes to stderr: stdout is payload."""
 
 import json
+import os
 import sys
 import unicodedata
 from typing import Final, Protocol
@@ -41,6 +42,17 @@ def count_text(count: int, noun: str) -> str:
     )
 
 
+def say(line: str) -> None:
+    """One line on stderr, at once. When nobody can read it any more, that is no reason to lose a payload."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        # What is still in the buffer would fail again when the interpreter ends, and cost the exit code.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+
+
 class Display(Protocol):
     """Shows a run. `event` is a status.Observer."""
 
@@ -75,7 +87,7 @@ class JsonDisplay:
         """Nothing is held."""
 
     def _print(self, value: dict[str, object]) -> None:
-        print(json.dumps(value), file=sys.stderr, flush=True)
+        say(json.dumps(value))
 
 
 class PlainDisplay:
@@ -132,7 +144,7 @@ class PlainDisplay:
 
     def line(self, text: str) -> None:
         """One line on stderr, at once."""
-        print(text, file=sys.stderr, flush=True)
+        say(text)
 
     def close(self) -> None:
         """Nothing is held."""

@@ -78,4 +78,7 @@ def _prompted() -> Secret:
             "No words were given, and there is no terminal to ask on.",
             f"Give the code, --passphrase-file FILE, or {ENV_PASSPHRASE} in the environment.",
         ) from None
-    return read_secret(getpass.getpass("Code or passphrase: "))
+    try:
+        return read_secret(getpass.getpass("Code or passphrase: "))
+    except EOFError:
+        raise UsageError("No words were given.", "Type the code or passphrase and press Enter.") from None

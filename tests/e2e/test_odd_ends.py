@@ -1,7 +1,6 @@
 """Closed, broken and full standard streams, and people who change their minds at a question."""
 
 import re
-import signal
 import subprocess
 import sys
 
@@ -97,16 +96,6 @@ def test_input_from_a_terminal(tether, words):
     connector.type("\x04")
     connector.exits(0)
     assert listener.exits(0).out == b"dear diary\n"
-
-
-def test_a_terminal_that_is_closed(tether, words):
-    """The window of the sender is closed in the middle: SIGHUP ends it, and the listener need not wait for a silence."""
-    listener = tether.listen("--passphrase", words)
-    connector = tether.connect("--passphrase", words, to=listener, stdin=subprocess.PIPE)
-    listener.event("started")
-    connector.signal(signal.SIGHUP)
-    listener.exits(5, within=20)
-    assert listener.out == b""
 
 
 def test_both_directions_and_one_refusal(tether, words):
