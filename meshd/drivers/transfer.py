@@ -136,7 +136,10 @@ class _Sending:
                 await self.stream.send_all(data)
                 self.tally.progress()
             elif self.machine.wants_more:
-                self._feed(await self.offload(self._read, abandon=self.source.may_block))
+                pieces = await self.offload(self._read, abandon=self.source.may_block)
+                # Work that was just done returns even if the receiver ended the transfer meanwhile: then not on.
+                await trio.lowlevel.checkpoint_if_cancelled()
+                self._feed(pieces)
             else:
                 await self._wait()
 

@@ -3,9 +3,15 @@
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 
+import attrs
+import blake3
 import pytest
 
+from meshd.drivers.payload import Began, Content, Ended, Piece, Survey
+from meshd.model.entry import Entry, EntryKind
+from tests.e2e.strangers import connect_all, settings
 from tests.processes import port_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/dev/full and descriptors as Linux has them")
@@ -29,6 +35,42 @@ def test_a_full_output(tether, words):
         listener.exits(6)
     for run in (listener, connector):
         assert "output cannot be written: No space left" in run.error
+
+
+@attrs.define
+class SlowDisk:
+    """A Source whose second read takes as long as `until` does."""
+
+    until: Callable[[], object]
+    reads: int = 0
+    may_block = False
+
+    def scan(self) -> Survey:
+        return Survey(1, 1)
+
+    def pieces(self, budget: int) -> list[Piece]:
+        self.reads += 1
+        if self.reads == 1:
+            return [Began(Entry(("slow",), EntryKind.FILE, 1, False, 0)), Content(b"x")]
+        self.until()
+        return [Ended(blake3.blake3(b"x").digest())]
+
+    def skip(self, path: tuple[str, ...]) -> None:
+        """Reads on."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_a_refusal_while_the_disk_is_read(tether, words):
+    """The read that was under way ends after the refusal came, and what it gives goes nowhere."""
+    with open("/dev/full", "wb") as full:  # noqa: PTH123 (not a file)
+        listener = tether.listen("--passphrase", words, stdout=full)
+        slow = SlowDisk(lambda: listener.event("error"))
+        (ending,) = connect_all([settings(words, port_of(listener))], lambda: slow)
+    listener.exits(6)
+    assert (slow.reads, ending.code) == (2, 6)
+    assert "No space left" in str(ending.error)
 
 
 def test_no_input_at_all(tether, words):
