@@ -15,6 +15,7 @@ import trio
 
 from meshd import config, status
 from meshd.drivers import handoff, lan
+from meshd.drivers.meeting import Settings
 from meshd.drivers.one_error import one_error
 from meshd.drivers.payload import Sink, Source
 from meshd.drivers.pipe import StreamSink, StreamSource
@@ -236,13 +237,13 @@ def _connect(
     return partial(handoff.connect, settings, handoff.Cargo(source, _sink(options["into"], options)))
 
 
-def _settings(shown: display.Display, options: dict[str, Any], secret: Secret, **more: Any) -> handoff.Settings:
+def _settings(shown: display.Display, options: dict[str, Any], secret: Secret, **more: Any) -> Settings:
     interfaces = lan.check_interfaces(config.lan_interfaces(options["interface"]))
     try:
         engine = Engine(config.quic_engine(options["quic_engine"]))
     except ModuleNotFoundError as error:
         raise UsageError(f"The QUIC engine {error.name} is not installed.", "Leave out --quic-engine.") from error
-    return handoff.Settings(
+    return Settings(
         engine=engine,
         secret=secret.value,
         number=secret.code.number if secret.code else None,

@@ -3,23 +3,15 @@
 import json
 import os
 import sys
-import unicodedata
 from typing import Final, Protocol
 
 import attrs
 
 from meshd import status
+from meshd.model.text import harmless
 
 UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 VERBS: Final = {"send": "Sent", "receive": "Received"}
-
-
-def harmless(text: str) -> str:
-    """Text of a peer's, fit for a terminal: whatever would move the cursor or turn the line round is replaced."""
-    return "".join(
-        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(each) in ("Cc", "Cf", "Cs", "Zl", "Zp") else each
-        for each in text
-    )
 
 
 def size_text(size: float) -> str:

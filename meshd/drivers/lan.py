@@ -7,6 +7,7 @@ says what real ones give away); TXT holds a version and, while a pairing window 
 
 import contextlib
 import ipaddress
+import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -23,11 +24,15 @@ from meshd.model.candidate import Candidate, Gone, Sighting
 
 SERVICE: Final = "_tether-mesh._udp.local."
 
+TXT_VERSION: Final = "1"
+NO_NUMBER: Final = "-"
+_CODE_NUMBER: Final = re.compile("[1-9][0-9]{0,2}")
+
 ADDRESSES_LIMIT: Final = 8
 """Most addresses taken from one announcement: a machine has few, a liar may list a network."""
 
-CANDIDATES_LIMIT: Final = 64
-"""Most announcements held and queued at once; more on one LAN are noise or an attack, and then `--peer` is the way."""
+SIGHTINGS_QUEUED: Final = 64
+"""Most sightings that wait for a connector that is busy with a candidate; more are noise or an attack."""
 
 RESOLVE_TIMEOUT_MS: Final = 1_000
 """Milliseconds to ask for the addresses of an instance that was announced without them."""
@@ -114,7 +119,7 @@ async def announce(port: int, number: int | None, named: Sequence[str] = ()) -> 
             SERVICE,
             f"{instance}.{SERVICE}",
             port=port,
-            properties={"v": "1", "pair": "-" if number is None else str(number)},
+            properties={"v": TXT_VERSION, "pair": NO_NUMBER if number is None else str(number)},
             server=f"{instance}.local.",
             parsed_addresses=[str(address) for address in _announced(named)],
         )
@@ -130,7 +135,7 @@ async def announce(port: int, number: int | None, named: Sequence[str] = ()) -> 
 async def browse(named: Sequence[str] = ()) -> AsyncIterator[trio.MemoryReceiveChannel[Sighting]]:
     """Announcements as they are heard, until the block ends. Raises LanUnavailableError."""
     token = trio.lowlevel.current_trio_token()
-    send, receive = trio.open_memory_channel[Sighting](CANDIDATES_LIMIT)
+    send, receive = trio.open_memory_channel[Sighting](SIGHTINGS_QUEUED)
 
     def hand_over(sighting: Sighting) -> None:
         def put() -> None:
@@ -237,15 +242,12 @@ def _sighting(responder: zeroconf.Zeroconf, name: str, change: zeroconf.ServiceS
     if not info.load_from_cache(responder):
         info.request(responder, RESOLVE_TIMEOUT_MS)
     properties = info.decoded_properties
-    number, port = properties.get("pair"), info.port
-    if properties.get("v") != "1" or number is None or not port:
+    window, port = properties.get("pair") or "", info.port
+    if properties.get("v") != TXT_VERSION or not (window == NO_NUMBER or _CODE_NUMBER.fullmatch(window)) or not port:
         return Gone(instance)  # a daemon without a window, a newer version, or nonsense: no candidate
     addresses = _preferred(info.parsed_addresses()[:ADDRESSES_LIMIT])
-    return Candidate(
-        instance,
-        int(number) if number.isascii() and number.isdigit() and len(number) <= 6 else None,
-        tuple(Address(str(ip), port) for ip in addresses),
-    )
+    number = None if window == NO_NUMBER else int(window)
+    return Candidate(instance, number, tuple(Address(str(ip), port) for ip in addresses))
 
 
 def _preferred(hosts: Iterable[str]) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:

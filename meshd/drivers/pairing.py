@@ -2,11 +2,12 @@
 
 import math
 import secrets
+from collections.abc import Callable
 from typing import Final
 
 import trio
 
-from meshd.drivers.quic import Closed, Connection, ConnectionClosedError, Stream, StreamResetError
+from meshd.drivers.quic import Connection, ConnectionClosedError, Stream, StreamResetError
 from meshd.drivers.threads import Offload
 from meshd.protocol.binding import Binding
 from meshd.protocol.closing import error_for_close
@@ -32,11 +33,16 @@ def binding_of(connection: Connection) -> Binding:
 
 
 async def pair(
-    connection: Connection, stream: Stream, machine: Pairing, slots: trio.CapacityLimiter, offload: Offload
+    connection: Connection,
+    stream: Stream,
+    machine: Pairing,
+    slots: trio.CapacityLimiter,
+    offload: Offload,
+    ending: Callable[[], CloseCode],
 ) -> Paired | Failed:
     """Run `machine` to its end. On Paired the connection is admitted, on Failed it is closed with the code it names.
 
-    Cancelled, it closes the connection with TAKEN: the one reason to stop a pairing is that another was quicker.
+    Cancelled, it closes the connection with what `ending` says then.
     """
     try:
         while True:
@@ -57,8 +63,8 @@ async def pair(
                     connection.close(code, "")
                     return failed
     except trio.Cancelled:
-        machine.abort(trio.current_time(), CloseCode.TAKEN)
-        connection.close(CloseCode.TAKEN, "")
+        machine.abort(trio.current_time(), ending())
+        connection.close(ending(), "")
         raise
 
 
@@ -81,19 +87,10 @@ async def _settle(connection: Connection, stream: Stream, machine: Pairing, pair
         code: int | None = CloseCode.TIMED_OUT if last is None else CloseCode.PROTOCOL
         connection.close(CloseCode.PROTOCOL, "")
     except ConnectionClosedError as error:
-        code = _told(error.closed)
+        code = error.closed.told
     except StreamResetError as error:
         code = error.code
-    return Failed(_known(code), error_for_close(code, Role.A, try_taken=False), spent=False)
-
-
-def _told(closed: Closed) -> int | None:
-    """The code that the peer closed with, None when the link merely ended."""
-    return closed.code if closed.by_peer and not closed.is_transport else None
-
-
-def _known(code: int | None) -> CloseCode:
-    return CloseCode(code) if code is not None and code in CloseCode.__members__.values() else CloseCode.TIMED_OUT
+    return Failed(CloseCode.of(code) or CloseCode.TIMED_OUT, error_for_close(code, Role.A, at_stake=False), spent=False)
 
 
 async def _exchange(stream: Stream, machine: Pairing) -> None:
@@ -106,7 +103,7 @@ async def _exchange(stream: Stream, machine: Pairing) -> None:
         with trio.move_on_at(machine.next_deadline() or math.inf):
             received = await stream.receive_some(READ_SIZE)
     except ConnectionClosedError as error:
-        machine.connection_lost(trio.current_time(), _told(error.closed))
+        machine.connection_lost(trio.current_time(), error.closed.told)
     except StreamResetError as error:
         machine.connection_lost(trio.current_time(), error.code)
     else:

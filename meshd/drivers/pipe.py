@@ -5,7 +5,6 @@ import os
 import select
 import stat
 import time
-import unicodedata
 
 import blake3
 
@@ -22,11 +21,11 @@ from meshd.drivers.payload import (
 )
 from meshd.errors import LocalProtocolError, RefusedError
 from meshd.model.entry import Entry, EntryKind
+from meshd.model.text import harmless
 
 STREAM_NAME = "stdin"
 """The name under which a receiver that writes files stores a stream."""
 
-_TURNING = frozenset(("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"))
 _NOT_A_DIRECTORY_SINK = "this side writes to its standard output; run it with --into DIR"
 
 
@@ -87,14 +86,7 @@ class TerminalText:
 
     def harmless(self, data: bytes) -> bytes:
         """UTF-8 in which only line feeds and tabs are left of the controls; a broken character waits for its rest."""
-        text = self._decoder.decode(data)
-        return "".join(map(_shown, text)).encode()
-
-
-def _shown(character: str) -> str:
-    category = unicodedata.category(character)
-    turns = unicodedata.bidirectional(character) in _TURNING
-    return "\N{REPLACEMENT CHARACTER}" if turns or (category == "Cc" and character not in "\n\t") else character
+        return harmless(self._decoder.decode(data), keep="\n\t").encode()
 
 
 class StreamSink:

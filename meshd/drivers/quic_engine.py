@@ -10,53 +10,41 @@ the QUIC bit greasing of RFC 9287 (neither engine has it; the socket's first bit
 a server's preferred address (RFC 9000 section 9.6), and QUIC versions other than 1.
 """
 
-import hashlib
-import hmac
 import importlib
 import importlib.util
-import ipaddress
 import logging
-import secrets
 import ssl
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 import attrs
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from meshd.config import EngineName
+from meshd.drivers.quic_retry import QUIC_V1, Header
 from meshd.drivers.tls_identity import TlsIdentity
-
-EngineName = Literal["qh3", "aioquic"]
-SocketAddress = tuple[str, int]
-"""IP address as text, without a scope, and a port: the form in which engines compare paths."""
+from meshd.drivers.udp import Datagram, SocketAddress
 
 CONNECTION_ID_LENGTH = 8
 """Bytes of every connection id that we choose: 64 random bits, so that collisions and guesses stay out of reach."""
-SMALLEST_INITIAL = 1200
-"""A datagram that opens a connection is at least this long (RFC 9000 section 14.1); shorter ones get no answer."""
 IDLE_TIMEOUT = 40.0
 """Seconds after which an engine forgets a silent connection (RFC 9000 section 10.1)."""
 
-_QUIC_V1 = 1
 _MAX_DATAGRAM = 1232
 """UDP payload that every IPv6 path carries: 1,280 octets less 40 of IPv6 and 8 of UDP. No VPN in between breaks it."""
 _FIRST_WINDOW = 256 * 1024
 """First receive window in bytes, for each stream and for the connection. Both engines double a window once half of it is
 used, so it keeps ahead of slow start and never binds; but until then a stranger's single frame at a far offset makes
 an engine allocate up to a window, which is why it does not start at 16 MiB."""
-_TOKEN_LIFETIME = 30
-"""Seconds for which a Retry token is good. Clients return it at once (RFC 9000 section 8.1.4)."""
 
 
 class QuicConnection(Protocol):
     """What both engines' connections offer under one name."""
 
-    @property
-    def original_destination_connection_id(self) -> bytes: ...
-
     host_cid: bytes
 
     def connect(self, addr: SocketAddress, now: float) -> None: ...
     def receive_datagram(self, data: bytes, addr: SocketAddress, now: float) -> None: ...
-    def datagrams_to_send(self, now: float) -> list[tuple[bytes, SocketAddress]]: ...
+    def datagrams_to_send(self, now: float) -> list[Datagram]: ...
     def get_timer(self) -> float | None: ...
     def handle_timer(self, now: float) -> None: ...
     def get_next_available_stream_id(self, is_unidirectional: bool = False) -> int: ...
@@ -115,25 +103,7 @@ class IdRetired:
     connection_id: bytes
 
 
-@attrs.define
-class Pong:
-    """A ping came back; `uid` says which."""
-
-    uid: int
-
-
-Event = HandshakeDone | StreamData | StreamReset | StopSending | IdIssued | IdRetired | Pong
-
-
-@attrs.frozen
-class Header:
-    """The part of a long header that an endpoint without state looks at (RFC 9000 section 17.2)."""
-
-    version: int
-    is_initial: bool
-    destination_id: bytes
-    source_id: bytes
-    token: bytes
+Event = HandshakeDone | StreamData | StreamReset | StopSending | IdIssued | IdRetired
 
 
 @attrs.frozen
@@ -145,68 +115,6 @@ class Ending:
     is_application: bool
     by_peer: bool
     timed_out: bool
-
-
-def parse_long_header(data: bytes) -> Header | None:
-    """Read a long header, or None for a short header and for anything that is none.
-
-    Written here once instead of per engine: only the parts that RFC 8999 keeps for all versions, and of version 1 the
-    packet type and an Initial's token.
-    """
-    try:
-        if not data[0] & 0x80:
-            return None
-        version = int.from_bytes(data[1:5], "big")
-        at = 5
-        destination_id = data[at + 1 : at + 1 + data[at]]
-        at += 1 + data[at]
-        source_id = data[at + 1 : at + 1 + data[at]]
-        at += 1 + data[at]
-        if len(data) < at or (version == _QUIC_V1 and max(len(destination_id), len(source_id)) > 20):
-            return None
-        token = b""
-        is_initial = version == _QUIC_V1 and data[0] & 0x30 == 0
-        if is_initial:
-            size = 1 << (data[at] >> 6)
-            length = int.from_bytes(data[at : at + size], "big") & ((1 << (8 * size - 2)) - 1)
-            token = data[at + size : at + size + length]
-            if len(token) < length:
-                return None
-    except IndexError:
-        return None
-    return Header(version, is_initial, destination_id, source_id, token)
-
-
-class RetryTokens:
-    """Proof that a client receives at the address it sends from, kept by the client (RFC 9000 section 8.1.2).
-
-    One authenticated token for both engines: qh3's own costs an RSA operation for every datagram that a stranger sends
-    and never expires.
-    """
-
-    def __init__(self) -> None:
-        self._key = secrets.token_bytes(32)
-
-    def issue(self, address: SocketAddress, original_id: bytes, retry_id: bytes, now: float) -> bytes:
-        """Make the token that goes with a Retry from `retry_id` to a client that first wrote to `original_id`."""
-        issued = int(now).to_bytes(8, "big")
-        return issued + original_id + self._tag(address, original_id, retry_id, issued)
-
-    def original_id(self, token: bytes, address: SocketAddress, retry_id: bytes, now: float) -> bytes | None:
-        """Return the connection id that the client first wrote to, or None when the token is not good here and now."""
-        issued, original_id, tag = token[:8], token[8:-16], token[-16:]
-        # 8 of time, 16 of tag and at most 20 of connection id (RFC 9000 section 17.2); strangers send tokens of any length.
-        if not 24 <= len(token) <= 44 or not hmac.compare_digest(
-            tag, self._tag(address, original_id, retry_id, issued)
-        ):
-            return None
-        return original_id if now - int.from_bytes(issued, "big") <= _TOKEN_LIFETIME else None
-
-    def _tag(self, address: SocketAddress, original_id: bytes, retry_id: bytes, issued: bytes) -> bytes:
-        host = ipaddress.ip_address(address[0]).packed
-        parts = (issued, host, address[1].to_bytes(2, "big"), original_id, retry_id)
-        text = b"".join(bytes([len(part)]) + part for part in parts)
-        return hmac.digest(self._key, text, hashlib.sha256)[:16]
 
 
 class Engine:
@@ -233,7 +141,7 @@ class Engine:
             max_data=_FIRST_WINDOW,
             max_stream_data=_FIRST_WINDOW,
             max_datagram_size=_MAX_DATAGRAM,
-            supported_versions=[_QUIC_V1],
+            supported_versions=[QUIC_V1],
             # The chain proves nothing here (see tls_identity); that the peer holds the certificate's key is still
             # checked by both engines, and tested.
             verify_mode=ssl.CERT_NONE,
@@ -278,7 +186,7 @@ class Engine:
     def encode_version_negotiation(self, header: Header) -> bytes:
         """A Version Negotiation packet (RFC 9000 section 17.2.1) that offers version 1."""
         packet: bytes = self._packet.encode_quic_version_negotiation(
-            source_cid=header.destination_id, destination_cid=header.source_id, supported_versions=[_QUIC_V1]
+            source_cid=header.destination_id, destination_cid=header.source_id, supported_versions=[QUIC_V1]
         )
         return packet
 
@@ -293,7 +201,7 @@ class Engine:
         # connection that was dialled, so the offer is forgotten before anything is sent. qh3 has no such code.
         cast(Any, connection)._remote_preferred_address = None
 
-    def datagrams_to_send(self, connection: QuicConnection, now: float) -> list[tuple[bytes, SocketAddress]]:
+    def datagrams_to_send(self, connection: QuicConnection, now: float) -> list[Datagram]:
         """Take what is to be sent, with its targets. qh3 writes those of IPv6 with flow label and scope, always 0."""
         return [(data, (address[0], address[1])) for data, address in connection.datagrams_to_send(now)]
 
@@ -313,8 +221,6 @@ class Engine:
                     return IdIssued(event.connection_id)
                 case "ConnectionIdRetired":
                     return IdRetired(event.connection_id)
-                case "PingAcknowledged":
-                    return Pong(event.uid)
         return None
 
     def ending(self, connection: QuicConnection) -> Ending | None:
@@ -354,5 +260,4 @@ class Engine:
         certificate = private.tls._peer_certificate
         if certificate is None:
             return None
-        serialization = importlib.import_module("cryptography.hazmat.primitives.serialization")
-        return bytes(certificate.public_bytes(serialization.Encoding.DER))
+        return bytes(certificate.public_bytes(Encoding.DER))

@@ -8,10 +8,21 @@ import trio
 from meshd.errors import ConnectionLostError
 
 
-class CloseCode(IntEnum):
-    """Application error codes that the driver itself closes with; the protocols above use codes below 0x7400."""
+class DriverCode(IntEnum):
+    """Application error codes that the driver itself closes with; the protocols above use codes below 0x7400.
 
-    DONE = 0
+    | code | name | said when |
+    |---|---|---|
+    | 0x7401 | UNAUTHENTICATED | a stranger sent too much, opened a second stream or took too long before `admit` |
+    | 0x7402 | UNREAD | the peer sent more than is being read |
+    | 0x7403 | STREAMS | the peer opened too many streams, or a unidirectional one |
+    | 0x7404 | BUSY | more callers came at once than can wait for `accept` |
+    | 0x7405 | HANDSHAKE | the handshake ended otherwise than required: resumed, another ALPN name, no certificate |
+    | 0x7406 | VERSIONS | no version in common, and the lists were not exchanged either |
+    | 0x7407 | SILENCE | nothing was heard of the peer for too long |
+    | 0x7408 | INTERNAL | the engine raised; this is known here only, the peer hears nothing more |
+    """
+
     UNAUTHENTICATED = 0x7401
     UNREAD = 0x7402
     STREAMS = 0x7403
@@ -67,6 +78,11 @@ class Closed:
     """Nothing was heard for too long."""
     is_transport: bool = False
 
+    @property
+    def told(self) -> int | None:
+        """The application code when it was the peer who closed with one; None for an end of any other kind."""
+        return self.code if self.by_peer and not self.is_transport else None
+
 
 class ConnectionClosedError(ConnectionLostError, trio.BrokenResourceError):
     """The connection that this stream or call needed is closed."""
@@ -109,4 +125,4 @@ class VersionMismatchError(ConnectionLostError):
             f"The other side speaks tether version {speaks[0]} only, this side {speaks[1]}: {older}.",
             "Update it." if this_is_older else "Update the other side.",
         )
-        self.ours, self.theirs, self.this_is_older = ours, theirs, this_is_older
+        self.this_is_older = this_is_older

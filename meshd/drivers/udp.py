@@ -15,6 +15,7 @@ from typing import Any
 import trio
 
 SocketAddress = tuple[str, int]
+"""IP address as text, without a scope, and a port: the form in which engines compare paths."""
 Datagram = tuple[bytes, SocketAddress]
 
 _BATCH = 64

@@ -16,6 +16,7 @@ import attrs
 import blake3
 
 from meshd.errors import RefusedError
+from meshd.model.text import is_showable
 
 MAX_DEPTH = 64
 """Parts in a path. The deepest trees that people keep (node_modules of old) stay under 40; a bound keeps the walk of
@@ -69,8 +70,6 @@ protected directory, or beside a file HEAD (see `check_entry`).
 
 _BARE_REPOSITORY_MARK = "head"
 _RESERVED_CHARACTERS = re.compile(r'[<>:"|?*]')
-# C0, DEL, C1, the line and paragraph separators, and surrogates, which only a broken decoder lets through.
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _RESERVED_STEMS = frozenset(
     [
         "CON",
@@ -82,7 +81,6 @@ _RESERVED_STEMS = frozenset(
         *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³"),
     ]
 )
-_DIRECTION_CONTROLS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]")
 _SHORT_NAME = re.compile(r"([^.~]{1,6})~[0-9]{1,6}(?:\.([^.]{0,3}))?")
 
@@ -199,10 +197,8 @@ def _check_part(part: str) -> None:
         raise UnsafeNameError("a part of its path is empty, '.' or '..'")
     if "/" in part or "\\" in part:
         raise UnsafeNameError("a part of its path holds a slash or a backslash")
-    if _CONTROLS.search(part):
-        raise UnsafeNameError("its name holds a control character or a lone surrogate")
-    if _DIRECTION_CONTROLS.search(part):
-        raise UnsafeNameError("its name holds a character that turns the direction of writing")
+    if not is_showable(part):
+        raise UnsafeNameError("its name holds a control character, or one that turns the direction of writing")
     if _RESERVED_CHARACTERS.search(part):
         raise UnsafeNameError('its name holds one of <>:"|?*, which other systems reserve')
     if part[-1] in " .":

@@ -25,23 +25,23 @@ def met_ourselves() -> NobodyFoundError:
     return NobodyFoundError("Both ends are this same program.", "Start the other side on the other machine.")
 
 
-def no_common_version() -> RefusedError:
+def no_common_version() -> ConnectionLostError:
     """The two programs speak no common version."""
-    return RefusedError(
+    return ConnectionLostError(
         "The two sides speak different versions of this protocol.", "Update the older program of the two."
     )
 
 
-def error_for_close(code: int | None, role: Role, try_taken: bool) -> TetherError:
+def error_for_close(code: int | None, role: Role, at_stake: bool) -> TetherError:
     """The error to show when the peer closed with `code`, or when the link just ended (None).
 
-    `role` is ours; `try_taken` says whether one of our tries was at stake. What the peer says is a claim: it gives no
+    `role` is ours; `at_stake` says whether one of our tries was at stake. What the peer says is a claim: it gives no
     try back, since a listener who guesses could call every failed guess "busy".
     """
     match code:
         case None:
             return ConnectionLostError("The connection was lost before pairing was complete.", "Try again.")
-        case CloseCode.WRONG_WORDS if try_taken:
+        case CloseCode.WRONG_WORDS if at_stake:
             return wrong_words()
         case CloseCode.WRONG_WORDS:
             return RemoteProtocolError("The other side says that the words are wrong, but it has not seen any.")

@@ -6,7 +6,6 @@ hand its result to `pake_computed`; meanwhile every other method may be called. 
 """
 
 import enum
-import unicodedata
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -15,6 +14,7 @@ import attrs
 from spake2 import SPAKE2_A, SPAKE2_B
 
 from meshd.errors import ConnectionLostError, LocalProtocolError, RefusedError, RemoteProtocolError, TetherError
+from meshd.model.text import is_showable
 from meshd.protocol.admission import Try, Window
 from meshd.protocol.binding import Binding
 from meshd.protocol.closing import error_for_close, met_ourselves, no_common_version, wrong_words
@@ -107,11 +107,7 @@ class Own(enum.Enum):
 
 def is_label(text: str) -> bool:
     """Whether a label may be shown: 63 characters at most, none of which breaks or turns the line it stands in."""
-    return len(text) <= LABEL_LIMIT and not any(
-        unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
-        or unicodedata.bidirectional(character) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
-        for character in text
-    )
+    return len(text) <= LABEL_LIMIT and is_showable(text)
 
 
 class Pairing:
@@ -246,7 +242,7 @@ class Pairing:
         if self._over(State.PAIRED, State.FAILED):
             return
         error = error_for_close(code, self._role, self._at_stake)
-        self._fail(next((known for known in CloseCode if known == code), CloseCode.TIMED_OUT), error)
+        self._fail(CloseCode.of(code) or CloseCode.TIMED_OUT, error)
 
     # Transitions, in the order of the page. Each runs when TRANSITIONS has already moved the machine on.
 

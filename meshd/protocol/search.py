@@ -22,17 +22,23 @@ GRACE: Final = 0.5
 """Seconds that a connector whose known candidates all failed listens for another: answers take 0.2 s on a LAN."""
 
 CANDIDATES_LIMIT: Final = 64
-"""Most candidates held; more on one LAN are noise or an attack, and then an address by hand is the way."""
+"""Most candidates held of those that are meant, and of the others; more are noise or an attack, and then an address by
+hand is the way. Counted apart, so that announcements of other numbers cannot crowd out the right one."""
 
 
 class Miss(enum.Enum):
     """How an attempt at a candidate ended without a pairing."""
 
     UNREACHABLE = enum.auto()
+    """No answer, or none to the end; costs nothing, is tried again."""
     BUSY = enum.auto()
-    CLOSED = enum.auto()
+    """Others are at it just now; costs nothing, is tried again."""
+    UNFIT = enum.auto()
+    """It takes nobody any more, or cannot be met at all; costs nothing, is not tried again."""
     WRONG = enum.auto()
+    """It does not hold our words; a try is spent."""
     SILENT = enum.auto()
+    """It did not answer our proof; a try is spent."""
 
 
 SPENT: Final = frozenset({Miss.WRONG, Miss.SILENT})
@@ -75,7 +81,7 @@ class Search:
         self._retry_at: dict[str, float] = {}
         self._ended: dict[str, Miss] = {}
         self._last_end = now
-        self._why = ""
+        self._why: dict[str, str] = {}
         if fixed is not None:
             self._candidates[""] = Candidate("", number, (fixed,))
 
@@ -86,21 +92,26 @@ class Search:
         if not isinstance(sighting, Candidate):
             if sighting.instance not in self._ended:
                 self._candidates.pop(sighting.instance, None)
-        elif sighting.addresses and len(self._candidates) < CANDIDATES_LIMIT:
-            self._candidates[sighting.instance] = sighting
+        elif sighting.addresses:
+            alike = [each for each in self._candidates.values() if self._is_meant(each) == self._is_meant(sighting)]
+            if sighting.instance in self._candidates or len(alike) < CANDIDATES_LIMIT:
+                self._candidates[sighting.instance] = sighting
 
     def missed(self, candidate: Candidate, miss: Miss, now: float, why: str = "") -> None:
-        """Report an attempt that failed, and why. Who cost no try and may still answer is tried again."""
-        self._why = why
+        """Report an attempt that failed, and why."""
+        self._why[candidate.instance] = why.rstrip(".")
         if miss in (Miss.UNREACHABLE, Miss.BUSY):
             self._retry_at[candidate.instance] = now + RETRY_AFTER
         else:
             self._ended[candidate.instance] = miss
             self._last_end = now
 
+    def _is_meant(self, candidate: Candidate) -> bool:
+        return self._fixed or candidate.number == self._number
+
     @property
     def _meant(self) -> list[Candidate]:
-        return [each for each in self._candidates.values() if self._fixed or each.number == self._number]
+        return [each for each in self._candidates.values() if self._is_meant(each)]
 
     def next_step(self, now: float) -> Step:
         """What to do now."""
@@ -110,7 +121,7 @@ class Search:
             settled = self._last_end + (0 if self._fixed else GRACE)
             return GiveUp(self._failure(untried)) if now >= settled else Wait(settled)
         if now >= self._deadline:
-            return GiveUp(self._nobody(untried))
+            return GiveUp(self._nobody())
         if not untried:
             return Wait(self._deadline)
         due = min(untried, key=lambda each: self._retry_at.get(each.instance, 0))
@@ -133,21 +144,20 @@ class Search:
                 "The listener fell silent after this side had proved that it holds the words; that try counts.",
                 "If that happens again, use other words.",
             )
-        return NobodyFoundError(
-            "The listener takes nobody any more: its three tries are spent, or it has its peer.",
-            "Start it again, with other words.",
-        )
+        return self._nobody()
 
-    def _nobody(self, untried: list[Candidate]) -> NobodyFoundError:
+    def _nobody(self) -> NobodyFoundError:
         if self._fixed:
+            why = self._why.get("") or f"Nobody answered at {self._candidates[''].addresses[0]}"
+            gone = "" in self._ended
+            asked = "Is the listener running, is the port the one it shows, and does a firewall let UDP through?"
+            return NobodyFoundError(f"{why}.", "" if gone else asked)
+        met = [each for each in self._meant if each.instance in self._why]
+        if met:
+            said = "; ".join(f"{each}: {self._why[each.instance] or 'no answer'}" for each in met)
             return NobodyFoundError(
-                self._why or f"Nobody answered at {self._candidates[''].addresses[0]}.",
-                "Is the listener running, is the port the one it shows, and does a firewall let UDP through?",
-            )
-        if untried:
-            return NobodyFoundError(
-                f"A listener is announced ({'; '.join(str(each) for each in untried)}) but does not answer.",
-                "A firewall may drop UDP on that port; or name another of its addresses with --peer HOST:PORT.",
+                f"A listener is announced, but it could not be met ({said}).",
+                "If it is not busy, a firewall may drop UDP on its port; or name its address with --peer HOST:PORT.",
             )
         wanted = "with a chosen passphrase" if self._number is None else f"with number {self._number}"
         others = [each for each in self._candidates.values() if each not in self._meant]

@@ -91,3 +91,8 @@ class CloseCode(enum.IntEnum):
     SELF = 0x09
     VERSION = 0x0A
     WORDS_DIFFER = 0x0B
+
+    @classmethod
+    def of(cls, code: int | None) -> "CloseCode | None":
+        """The code with this number, None for a number that is none of ours."""
+        return next((each for each in cls if each == code), None)

@@ -101,7 +101,12 @@ def test_failures(vector, piece) -> None:
         options["digest"] = bytes.fromhex(vector["certificate_digest"])
     if "alpn" in vector:
         options["alpn"] = vector["alpn"]
+    before = {"spent": 0, "set_aside": 0} | vector.get("tries", {})
     window = Window()
+    for _ in range(before["spent"]):
+        window.take().failed()
+    for _ in range(before["set_aside"]):
+        window.take()
     ran = Ran(pairing(Role(vector["role"]), window=window, **options))
     ran.turn()
     for frame in vector["fed"]:
@@ -110,7 +115,7 @@ def test_failures(vector, piece) -> None:
     assert ran.failed is not None
     assert ran.failed.code is CloseCode[vector["code"]]
     assert ran.failed.spent is vector["spent"]
-    assert (window.failed, window.open_tries) == (vector["spent"], 0)
+    assert (window.failed, window.open_tries) == (before["spent"] + vector["spent"], before["set_aside"])
     assert isinstance(ran.failed.error, TetherError)
     if ran.code is CloseCode.WRONG_WORDS:
         assert str(ran.failed.error) == str(wrong_words())

@@ -83,11 +83,11 @@ def test_what_cost_no_try_is_tried_again_after_a_pause(miss: Miss) -> None:
     search = searching(listener("a"))
     for now in (0.0, 5.0, 10.0, 15.0, 20.0):
         assert search.next_step(now) == Attempt(listener("a"))
-        search.missed(listener("a"), miss, now)
+        search.missed(listener("a"), miss, now, "because")
         assert search.next_step(now) == Wait(now + RETRY_AFTER)
     error = give_up(search, 30.0)
     assert isinstance(error, NobodyFoundError)
-    assert "does not answer" in str(error)
+    assert "192.0.2.1:64327: because" in str(error)
 
 
 def test_an_unreachable_candidate_does_not_keep_the_others_waiting() -> None:
@@ -104,7 +104,7 @@ def test_silence_after_our_proof_is_a_lost_connection_and_is_not_repeated() -> N
 
 def test_a_closed_listener_is_passed_by_and_a_later_one_is_awaited() -> None:
     search = searching(listener("a"))
-    search.missed(listener("a"), Miss.CLOSED, 0.0)
+    search.missed(listener("a"), Miss.UNFIT, 0.0)
     assert search.next_step(GRACE) == Wait(30.0)
     search.seen(listener("b"))
     assert search.next_step(2.0) == Attempt(listener("b"))
@@ -126,7 +126,7 @@ def test_an_address_by_hand_is_the_only_one_tried_and_a_wrong_word_there_is_fina
     assert isinstance(give_up(search, 0.0), WrongPassphraseError)
 
 
-@pytest.mark.parametrize("miss", [Miss.UNREACHABLE, Miss.CLOSED])
+@pytest.mark.parametrize("miss", [Miss.UNREACHABLE, Miss.UNFIT])
 def test_nobody_at_an_address_by_hand(miss: Miss) -> None:
     search = Search(None, Address("192.0.2.9", 5), 0.0, 30.0)
     step = search.next_step(0.0)

@@ -1,7 +1,8 @@
 """Whole handoffs on the simulated network: discovery aside, the code that runs is the one that `tether_lite` runs."""
 
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import attrs
 import trio
@@ -9,6 +10,7 @@ from blake3 import blake3
 
 from meshd import status
 from meshd.drivers import handoff, payload
+from meshd.drivers.meeting import Settings
 from meshd.drivers.threads import inline
 from meshd.errors import TetherError
 from meshd.model.address import DEFAULT_PORT, Address
@@ -111,7 +113,13 @@ class Result:
             assert error is None or (error.what and error.exit_code in (3, 4, 5, 6)), f"no stated error: {note}"
 
 
-def settings(**changes: object) -> handoff.Settings:
+@asynccontextmanager
+async def silently(port: int, number: int | None, interfaces: Sequence[str]) -> AsyncIterator[None]:
+    """An announcement that nobody hears: the simulated network has no multicast."""
+    yield
+
+
+def settings(**changes: object) -> Settings:
     """Settings for one side; the secret is the same wherever nothing else is said."""
     values: dict[str, object] = {
         "secret": b"crystal-nuclear-tango",
@@ -119,10 +127,10 @@ def settings(**changes: object) -> handoff.Settings:
         "label": "sim",
         "timeout": 30.0,
         "observer": ignore,
-        "multicast": False,
+        "announce": silently,
         "offload": inline,
     }
-    return handoff.Settings(**{**values, **changes})  # type: ignore[arg-type]
+    return Settings(**{**values, **changes})  # type: ignore[arg-type]
 
 
 def ignore(event: status.Event) -> None:

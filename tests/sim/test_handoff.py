@@ -8,6 +8,7 @@ import trio
 
 from meshd import status
 from meshd.drivers import handoff
+from meshd.drivers.meeting import ConfirmWords
 from meshd.drivers.quic import Connection, ConnectionClosedError, Stream, open_endpoint
 from meshd.drivers.quic_engine import Engine
 from meshd.drivers.tls_identity import TlsIdentity
@@ -217,7 +218,7 @@ async def test_directions_that_do_not_fit_are_said_on_both_sides(
 async def test_people_compare_the_same_words_and_a_no_sends_nothing(answer: bool, autojump_clock: object) -> None:
     shown: list[tuple[str, ...]] = []
 
-    def person(says: bool) -> handoff.ConfirmWords:
+    def person(says: bool) -> ConfirmWords:
         async def confirm(words: tuple[str, ...]) -> bool:
             shown.append(words)
             await trio.sleep(60)  # people are slow, and that is all right

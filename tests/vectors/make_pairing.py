@@ -2,16 +2,18 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from meshd.protocol.admission import TRIES
 from meshd.protocol.binding import Binding
-from meshd.protocol.handshake import Role
+from meshd.protocol.handshake import NoiseHandshake, Role
 from meshd.protocol.passphrase import transcript_words
 from meshd.wire.codec import encode_body
 from meshd.wire.constants import PAIRING_FRAMES, Frame
 from meshd.wire.framing import HEADER, encode_frame
-from meshd.wire.messages import Hello
+from meshd.wire.messages import Hello, Profile
 from tests.protocol.back_to_back import ALPN, DIGEST, SECRET, Ran, fixed_bytes, pairing, run
 
 FILE = Path(__file__).parent / "pairing.json"
@@ -19,6 +21,9 @@ FILE = Path(__file__).parent / "pairing.json"
 IDENTITY = (1).to_bytes(32, "little")
 ORDER_8 = bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05")
 ORDER_2 = (2**255 - 20).to_bytes(32, "little")
+LABELS = {"a line break": "a\nb", "an escape": "\x1b[2J", "text turned round": "\u202ecod.exe"}
+"""What a label may not hold, with a label that holds it."""
+
 NOT_ON_THE_CURVE = (2).to_bytes(32, "little")
 
 
@@ -64,13 +69,78 @@ def session(a: Ran, b: Ran) -> dict[str, Any]:
     return {"alpn": ALPN} | {name: value.hex() for name, value in values.items()} | {"transcript_words": words}
 
 
+def who_holds_the_words(a: Ran, b: Ran, role: Role, static: bytes | None = None) -> NoiseHandshake:
+    """The handshake of `role` in the session of these two, to say in it what an honest machine would not."""
+    (_, hello_a), (_, hello_b) = a.frames[0], b.frames[0]
+    name = f"machine {role.value}"
+    return NoiseHandshake(
+        "XXpsk0",
+        role,
+        static_private=static or fixed_bytes(f"{name} static"),
+        prologue=Binding(certificate_digest=DIGEST, alpn=ALPN).fields("AB", hello_a, hello_b),
+        psk=a.results[-1].key,
+        ephemeral_private=fixed_bytes(f"{name} 3"),
+    )
+
+
+def rule_breakers(a: Ran, b: Ran) -> list[tuple[str, Role, list[bytes], str]]:
+    """What somebody sends who holds the words and breaks the page: its name, to whom, all frames, the close code."""
+    noise_1, noise_3 = (a.frames[index][1] for index in (2, 3))
+    noise_2 = b.frames[2][1]
+    from_a = [encode_frame(*frame) for frame in a.frames]
+    from_b = [encode_frame(*frame) for frame in b.frames]
+
+    def to_a(confirm: Callable[[NoiseHandshake], bytes]) -> list[bytes]:
+        handshake = who_holds_the_words(a, b, Role.B)
+        handshake.read(noise_1)
+        handshake.write()
+        handshake.read(noise_3)
+        return [*from_b[:3], encode_frame(Frame.CONFIRM, confirm(handshake))]
+
+    def to_b(confirm: Callable[[NoiseHandshake], bytes]) -> list[bytes]:
+        handshake = who_holds_the_words(a, b, Role.A)
+        handshake.write()
+        handshake.read(noise_2)
+        handshake.write()
+        return [*from_a[:4], encode_frame(Frame.CONFIRM, confirm(handshake))]
+
+    def noise_from_a(payload: bytes = b"", last_payload: bytes = b"", static: bytes | None = None) -> list[bytes]:
+        handshake = who_holds_the_words(a, b, Role.A, static)
+        messages = [handshake.write(payload)]
+        if not payload:
+            handshake.read(noise_2)
+            messages.append(handshake.write(last_payload))
+        return [*from_a[:2], *(encode_frame(Frame.NOISE, message) for message in messages)]
+
+    def noise_from_b(payload: bytes = b"", static: bytes | None = None) -> list[bytes]:
+        handshake = who_holds_the_words(a, b, Role.B, static)
+        handshake.read(noise_1)
+        return [*from_b[:2], encode_frame(Frame.NOISE, handshake.write(payload))]
+
+    found = [
+        ("NOISE with a payload", Role.A, noise_from_b(payload=b"hello"), "PROTOCOL"),
+        ("NOISE with a payload", Role.B, noise_from_a(payload=b"hello"), "PROTOCOL"),
+        ("last NOISE with a payload", Role.B, noise_from_a(last_payload=b"hello"), "PROTOCOL"),
+        ("own static key", Role.A, noise_from_b(static=fixed_bytes("machine A static")), "SELF"),
+        ("own static key", Role.B, noise_from_a(static=fixed_bytes("machine B static")), "SELF"),
+    ]
+    for name, profile in (
+        *((f"label with {what}", encode_body(Profile(label, True, True, False))) for what, label in LABELS.items()),
+        ("label that is too long", encode_body(Profile("x" * 64, True, True, False))),
+        ("profile that is none", b"\xc1"),
+    ):
+        for role, fed in ((Role.A, to_a), (Role.B, to_b)):
+            found.append((name, role, fed(lambda handshake, said=profile: handshake.encrypt(said)), "PROTOCOL"))
+    return found
+
+
 def failures(a: Ran, b: Ran) -> list[dict[str, Any]]:
     """Each: which machine, made how, is fed what, and the close code it must end in."""
     from_a = [encode_frame(*frame) for frame in a.frames]
     from_b = [encode_frame(*frame) for frame in b.frames]
     found: list[dict[str, Any]] = []
 
-    def add(name: str, role: Role, frames: list[bytes], code: str, *, spent: bool = False, **machine: str) -> None:
+    def add(name: str, role: Role, frames: list[bytes], code: str, *, spent: bool = False, **machine: Any) -> None:
         fed = [frame.hex() for frame in frames]
         found.append({"name": name, "role": role.value, "fed": fed, "code": code, "spent": spent} | machine)
 
@@ -135,6 +205,12 @@ def failures(a: Ran, b: Ran) -> list[dict[str, Any]]:
         mine = from_a if role is Role.A else from_b
         add("own nonce", role, [mine[0]], "SELF")
         add("reflected PAKE", role, [frames[0], mine[1]], "WRONG_WORDS")
+        until_try = frames[: 1 if role is Role.A else 2]
+        add("all tries set aside", role, until_try, "BUSY", tries={"set_aside": TRIES})
+        add("two tries spent, the third set aside", role, until_try, "BUSY", tries={"spent": 2, "set_aside": 1})
+        add("all tries spent", role, until_try, "WINDOW_CLOSED", tries={"spent": TRIES})
+    for name, role, frames, code in rule_breakers(a, b):
+        add(name, role, frames, code, spent=True)
     add("last NOISE flipped", Role.B, [*from_a[:3], flipped(from_a[3], 20)], "WRONG_WORDS", spent=True)
     add("CONFIRM before the last NOISE", Role.B, [*from_a[:3], from_a[4]], "PROTOCOL", spent=True)
     return found
