@@ -50,6 +50,7 @@ class Run:
         """Most bytes of memory that were resident when a line was read; the last line comes after the payload."""
         self.started = time.monotonic()
         self.ended = 0.0
+        self._line_times: list[float] = []
         self._changed = threading.Condition()
         self._lock = threading.Lock()
         with contextlib.ExitStack() as ours:
@@ -103,6 +104,7 @@ class Run:
             data += more
             with self._changed:
                 self.text = data.decode(errors="replace")
+                self._line_times += [time.monotonic()] * (data.count(b"\n") - len(self._line_times))
                 self.peak = _peak_of(self.pid) or self.peak
                 self._changed.notify_all()
             if not more:
@@ -124,6 +126,16 @@ class Run:
     def all_of(self, kind: str) -> list[dict[str, Any]]:
         """The events of one kind so far."""
         return [event for event in self.events if event["event"] == kind]
+
+    def time_of(self, kind: str) -> float:
+        """When the first event of this kind was printed, on the clock of `started` and `ended`."""
+        self.event(kind)
+        # Taken together, since more may be printed meanwhile; a line has its time before it can be seen here.
+        return next(
+            when
+            for line, when in zip(self.text.split("\n"), self._line_times, strict=False)
+            if line.startswith("{") and json.loads(line)["event"] == kind
+        )
 
     @property
     def error(self) -> str:

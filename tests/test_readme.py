@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MANUAL = (ROOT / "docs" / "tether_lite.md").read_text(encoding="utf-8")
 
+every_command = pytest.mark.parametrize("command", [cli, listen, connect], ids=lambda command: command.name)
 every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 
 
@@ -25,7 +26,34 @@ def test_the_table_of_exit_codes() -> None:
     assert {int(code): meaning for code, meaning in rows} == EXIT_CODES
 
 
-@pytest.mark.parametrize("command", [cli, listen, connect], ids=lambda command: command.name)
+def help_of(command: click.Command) -> str:
+    with click.Context(command, terminal_width=120, max_content_width=120) as context:
+        return command.get_help(context)
+
+
+@every_command
+def test_help_has_the_exit_codes(command: click.Command) -> None:
+    rows = re.findall(r"^ +(\d+)  (.+)$", help_of(command).partition("Exit codes:\n")[2], re.MULTILINE)
+    assert {int(code): meaning for code, meaning in rows} == EXIT_CODES
+
+
+def test_help_and_manual_have_the_default_time_outs() -> None:
+    for command, seconds in ((listen, 600), (connect, 30)):
+        assert re.search(rf"--timeout SECONDS .*?\[default: {seconds}(\.0)?;", help_of(command), re.DOTALL)
+        assert f"`{command.name}` {seconds}" in row_of("--timeout")
+
+
+def test_help_and_manual_say_the_same_of_quiet() -> None:
+    (quiet,) = (option for option in listen.params if "--quiet" in option.opts)
+    assert quiet.help in row_of("--quiet")
+
+
+def row_of(option: str) -> str:
+    """What the manual's table says of an option."""
+    return re.search(rf"^\| `{option}\b.*$", MANUAL, re.MULTILINE)[0]
+
+
+@every_command
 def test_every_option_is_in_the_manual(command: click.Command) -> None:
     with click.Context(command, help_option_names=["-h", "--help"]) as context:
         options = [name for option in command.get_params(context) for name in option.opts if name.startswith("-")]

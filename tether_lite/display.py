@@ -10,6 +10,7 @@ import attrs
 from meshd import status
 from meshd.model.text import harmless
 
+PROGRAM: Final = "python -m tether_lite"
 UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 VERBS: Final = {"send": "Sent", "receive": "Received"}
 
@@ -49,7 +50,7 @@ class Display(Protocol):
     """Shows a run. `event` is a status.Observer."""
 
     def event(self, event: status.Event) -> None: ...
-    def code(self, code: str, command: str) -> None: ...
+    def code(self, code: str) -> None: ...
     def words(self, words: tuple[str, ...]) -> None: ...
     def error(self, what: str, advice: str, exit_code: int) -> None: ...
     def close(self) -> None: ...
@@ -63,7 +64,7 @@ class JsonDisplay:
         name = "".join(f"_{each.lower()}" if each.isupper() else each for each in type(event).__name__).lstrip("_")
         self._print({"event": name, **attrs.asdict(event)})
 
-    def code(self, code: str, command: str) -> None:
+    def code(self, code: str) -> None:
         """The one place where the words are printed: whoever runs the listener has to pass them on."""
         self._print({"event": "code", "code": code})
 
@@ -120,11 +121,11 @@ class PlainDisplay:
                 what = count_text(entries, "entry")
                 self.line(f"{VERBS[direction]} {what}, {size_text(size)} in {seconds:.1f} s{rate}: {sure}{less}.")
 
-    def code(self, code: str, command: str) -> None:
+    def code(self, code: str) -> None:
         """Shown even when quiet: without it nobody can come."""
         self.line(f"Code: {code}")
         if not self._quiet:
-            self.line(f"On the other machine: {command} connect {code}")
+            self.line(f"On the other machine: {PROGRAM} connect {code}")
 
     def words(self, words: tuple[str, ...]) -> None:
         """Shown even when quiet: they were asked for."""

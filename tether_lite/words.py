@@ -8,32 +8,53 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import attrs
+
 from meshd.config import ENV_PASSPHRASE
-from meshd.errors import UsageError
+from meshd.drivers.threads import in_thread
+from meshd.errors import RefusedError, UsageError
 from meshd.protocol.passphrase import Secret, generate_code, parse_code, read_secret
 
 FILE_LIMIT: Final = 4096
 """Most bytes read of a passphrase file: its first line is a passphrase, and more is another file named by mistake."""
 
+ANSWER_LIMIT: Final = 100
+"""Most bytes of an answer to a yes-or-no question."""
+
 Warn = Callable[[str], None]
 
 
-def for_listener(passphrase: str | None, file: Path | None, prompt: bool, warn: Warn) -> tuple[Secret, bool]:
+@attrs.frozen
+class Given:
+    """The ways in which words can be given as options, of which one at most is used."""
+
+    passphrase: str | None = attrs.field(repr=False)
+    file: Path | None
+    prompt: bool
+
+
+def for_listener(given: Given, warn: Warn) -> tuple[Secret, bool]:
     """The listener's secret, and whether it was made here and must be shown."""
-    given = _given(None, passphrase, file, prompt, warn)
-    if given is not None:
-        return given, False
+    secret = _read(None, given, warn)
+    if secret is not None:
+        return secret, False
     code = generate_code(secrets.token_bytes)
     return Secret(code.secret, code), True
 
 
-def for_connector(code: str | None, passphrase: str | None, file: Path | None, prompt: bool, warn: Warn) -> Secret:
+def for_connector(code: str | None, given: Given, warn: Warn) -> Secret:
     """The connector's secret; asked for on the terminal when nothing gives it."""
-    return _given(code, passphrase, file, prompt, warn) or _prompted()
+    return _read(code, given, warn) or _prompted()
 
 
-def _given(code: str | None, passphrase: str | None, file: Path | None, prompt: bool, warn: Warn) -> Secret | None:
-    ways = [code is not None, passphrase is not None, file is not None, prompt]
+async def confirm(show: Callable[[tuple[str, ...]], None], compared: tuple[str, ...]) -> bool:
+    """Show transcript words and wait for a person's yes on the terminal, which stdin need not be."""
+    show(compared)
+    return await in_thread(_ask, abandon=True)
+
+
+def _read(code: str | None, given: Given, warn: Warn) -> Secret | None:
+    ways = [code is not None, given.passphrase is not None, given.file is not None, given.prompt]
     if sum(ways) > 1:
         raise UsageError(
             "The words were given in more than one way.",
@@ -42,14 +63,35 @@ def _given(code: str | None, passphrase: str | None, file: Path | None, prompt: 
     if code is not None:
         parsed = parse_code(code)
         return Secret(parsed.secret, parsed)
-    if passphrase is not None:
-        return read_secret(passphrase)
-    if file is not None:
-        return read_secret(_first_line(file, warn))
-    if prompt:
+    if given.passphrase is not None:
+        return read_secret(given.passphrase)
+    if given.file is not None:
+        return read_secret(_first_line(given.file, warn))
+    if given.prompt:
         return _prompted()
     from_environment = os.environ.get(ENV_PASSPHRASE)
     return None if from_environment is None else read_secret(from_environment)
+
+
+def check_terminal() -> None:
+    """Raise UsageError unless there is a terminal to ask on."""
+    try:
+        with Path("/dev/tty").open("r+b", buffering=0):
+            return
+    except OSError as error:
+        raise UsageError("--verify needs a terminal to ask on.", "Leave it out where nobody watches.") from error
+
+
+def _ask() -> bool:
+    try:
+        with Path("/dev/tty").open("r+b", buffering=0) as terminal:
+            terminal.write(b"Are they the same on both screens? [y/N] ")
+            answer = b""
+            while not answer.endswith(b"\n") and len(answer) < ANSWER_LIMIT and (more := terminal.read(ANSWER_LIMIT)):
+                answer += more
+    except OSError as error:
+        raise RefusedError("The terminal went away before the words were compared.") from error
+    return answer.strip().lower() in (b"y", b"yes")
 
 
 def _first_line(file: Path, warn: Warn) -> str:
@@ -63,7 +105,7 @@ def _first_line(file: Path, warn: Warn) -> str:
     if len(data) > FILE_LIMIT:
         raise UsageError(f"{file} is longer than {FILE_LIMIT} bytes.", "A passphrase file holds one line.")
     try:
-        return (data.decode("utf-8").splitlines() or [""])[0]
+        return (data.decode("utf-8-sig").splitlines() or [""])[0]
     except UnicodeDecodeError:
         raise UsageError(f"{file} is not UTF-8 text.", "A passphrase file holds one line of text.") from None
 

@@ -52,3 +52,15 @@ def sync_file(fd: int) -> None:
         if error.errno not in (errno.ENOTSUP, errno.EINVAL, errno.ENOTTY):
             raise
         os.fsync(fd)
+
+
+def sync_directory(fd: int) -> None:
+    """Flush the names in a directory. Raises OSError when some were lost.
+
+    Some file systems cannot flush a directory and say EINVAL (VirtualBox's shared folders): nothing can be done there.
+    """
+    try:
+        sync_file(fd)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise

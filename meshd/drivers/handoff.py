@@ -114,6 +114,8 @@ async def _listening(settings: Settings) -> AsyncIterator[Endpoint]:
         wanted = DEFAULT_PORT if settings.port is None else settings.port
         try:
             endpoint = await stack.enter_async_context(opened(port=wanted))
+        except UnicodeError:
+            raise UsageError(f"{settings.host!r} is not a host.", "Give --host an address of this machine.") from None
         except OSError as error:
             if error.errno != errno.EADDRINUSE or settings.port is not None:
                 where = f"{settings.host or 'any address'}, UDP port {wanted}"
@@ -199,7 +201,7 @@ async def _move(
             stream = await connection.accept_stream()
         if stream is None:
             raise ConnectionLostError("The other side did not begin to send in time.")
-        outcomes.append(await receive_payload(stream, sink, settings.observer, settings.offload))
+        outcomes.append(await receive_payload(connection, stream, sink, settings.observer, settings.offload))
 
     async with trio.open_nursery() as nursery:
         if cargo.source is not None and survey is not None:

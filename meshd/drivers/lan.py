@@ -7,6 +7,7 @@ says what real ones give away); TXT holds a version and, while a pairing window 
 
 import contextlib
 import ipaddress
+import logging
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -18,7 +19,7 @@ import ifaddr
 import trio
 import zeroconf
 
-from meshd.errors import TetherError, UsageError
+from meshd.errors import NobodyFoundError, TetherError, UsageError
 from meshd.model.address import Address
 from meshd.model.candidate import Candidate, Gone, Sighting
 
@@ -27,6 +28,7 @@ SERVICE: Final = "_tether-mesh._udp.local."
 TXT_VERSION: Final = "1"
 NO_NUMBER: Final = "-"
 _CODE_NUMBER: Final = re.compile("[1-9][0-9]{0,2}")
+_INSTANCE: Final = re.compile("[0-9a-f]{16}")
 
 ADDRESSES_LIMIT: Final = 8
 """Most addresses taken from one announcement: a machine has few, a liar may list a network."""
@@ -34,8 +36,8 @@ ADDRESSES_LIMIT: Final = 8
 SIGHTINGS_QUEUED: Final = 64
 """Most sightings that wait for a connector that is busy with a candidate; more are noise or an attack."""
 
-RESOLVE_TIMEOUT_MS: Final = 1_000
-"""Milliseconds to ask for the addresses of an instance that was announced without them."""
+CLOSE_TIMEOUT: Final = 2.0
+"""Seconds to wait for zeroconf's threads at the end; they are daemons, and nothing may keep a handoff waiting."""
 
 ASKING_PORTS: Final = (False, True)
 """Ask from port 5353, which also hears new announcements, and from a port of our own (RFC 6762, 6.7): those answers
@@ -54,8 +56,13 @@ VIRTUAL_PREFIXES: Final = (
 class LanUnavailableError(TetherError):
     """Multicast DNS cannot be used on this machine, or on the interfaces that were named."""
 
-    exit_code = UsageError.exit_code
+    exit_code = NobodyFoundError.exit_code
 
+
+Change = zeroconf.ServiceStateChange
+
+# zeroconf logs what strangers send, names and all, and unasked such lines end on the terminal.
+logging.getLogger("zeroconf").setLevel(logging.CRITICAL)
 
 Start = Callable[[zeroconf.Zeroconf], "zeroconf.ServiceBrowser | None"]
 
@@ -100,12 +107,15 @@ def check_interfaces(named: Sequence[str]) -> tuple[str, ...]:
     return tuple(named)
 
 
-def only(host: str | None) -> tuple[str, ...]:
-    """The interfaces to use for a listener that is bound to `host`: that one, or none in particular."""
+def only(host: str | None) -> tuple[str, ...] | None:
+    """The interfaces to announce a listener on that is bound to `host`: all (), one, or None for what cannot be said.
+
+    Who listens on one address only must not be looked for at the others; names and IPv6 addresses are not resolved here.
+    """
     try:
         address = ipaddress.IPv4Address(host or "0.0.0.0")  # noqa: S104  not a bind: it means "no one address"
     except ValueError:
-        return ()
+        return () if host == "::" else None
     return () if address.is_unspecified else (str(address),)
 
 
@@ -147,10 +157,12 @@ async def browse(named: Sequence[str] = ()) -> AsyncIterator[trio.MemoryReceiveC
         with contextlib.suppress(trio.RunFinishedError):
             token.run_sync_soon(put)
 
-    def heard(
-        zeroconf: zeroconf.Zeroconf, service_type: str, name: str, state_change: zeroconf.ServiceStateChange
-    ) -> None:
-        hand_over(_sighting(zeroconf, name, state_change))
+    def heard(zeroconf: zeroconf.Zeroconf, service_type: str, name: str, state_change: Change) -> None:
+        instance = name.removesuffix("." + SERVICE)
+        if not _INSTANCE.fullmatch(instance):
+            return  # none of ours, and a name of any other form might be made to hurt who shows it
+        gone = state_change is Change.Removed
+        hand_over(Gone(instance) if gone else _sighting(zeroconf, instance))
 
     def start(responder: zeroconf.Zeroconf) -> zeroconf.ServiceBrowser | None:
         # Two questions that are not byte for byte the same: a responder drops the second of those as an echo.
@@ -174,11 +186,12 @@ async def _multicast(named: Sequence[str], start: Start, own_ports: Sequence[boo
             current = await trio.to_thread.run_sync(local_interfaces)
             if current == known or named:
                 continue
-            await trio.to_thread.run_sync(_close, responders)
-            responders = []
-            with contextlib.suppress(LanUnavailableError):  # between two networks: look again
+            # Not to be left half way, with responders that nobody closes.
+            with trio.CancelScope(shield=True), contextlib.suppress(LanUnavailableError):
+                await _close_all(responders)
+                responders = []
                 responders = await trio.to_thread.run_sync(_open, named, start, own_ports)
-                known = current
+                known = current  # else between two networks: look again
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(follow_changes)
@@ -186,8 +199,7 @@ async def _multicast(named: Sequence[str], start: Start, own_ports: Sequence[boo
             yield
         finally:
             nursery.cancel_scope.cancel()
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(_close, responders)
+            await _close_all(responders)
 
 
 @attrs.define
@@ -222,6 +234,11 @@ def _open(named: Sequence[str], start: Start, own_ports: Sequence[bool]) -> list
     return responders
 
 
+async def _close_all(responders: Sequence[_Responder]) -> None:
+    with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
+        await trio.to_thread.run_sync(_close, responders, abandon_on_cancel=True)
+
+
 def _close(responders: Sequence[_Responder]) -> None:
     for responder in responders:
         responder.close()
@@ -234,17 +251,14 @@ def _announced(named: Sequence[str]) -> list[ipaddress.IPv4Address | ipaddress.I
     return [each.ip.ip for each in interfaces][:ADDRESSES_LIMIT]
 
 
-def _sighting(responder: zeroconf.Zeroconf, name: str, change: zeroconf.ServiceStateChange) -> Sighting:
-    instance = name.removesuffix("." + SERVICE)
-    if change is zeroconf.ServiceStateChange.Removed:
-        return Gone(instance)
-    info = zeroconf.ServiceInfo(SERVICE, name)
-    if not info.load_from_cache(responder):
-        info.request(responder, RESOLVE_TIMEOUT_MS)
+def _sighting(responder: zeroconf.Zeroconf, instance: str) -> Sighting:
+    """What is known of an instance. Never asks and never waits: a stranger chooses how many instances there are."""
+    info = zeroconf.ServiceInfo(SERVICE, f"{instance}.{SERVICE}")
+    info.load_from_cache(responder)
     properties = info.decoded_properties
     window, port = properties.get("pair") or "", info.port
     if properties.get("v") != TXT_VERSION or not (window == NO_NUMBER or _CODE_NUMBER.fullmatch(window)) or not port:
-        return Gone(instance)  # a daemon without a window, a newer version, or nonsense: no candidate
+        return Gone(instance)  # a daemon without a window, a newer version, nonsense, or only a part so far
     addresses = _preferred(info.parsed_addresses()[:ADDRESSES_LIMIT])
     number = None if window == NO_NUMBER else int(window)
     return Candidate(instance, number, tuple(Address(str(ip), port) for ip in addresses))

@@ -37,6 +37,9 @@ from meshd.wire.messages import Profile
 DIAL_TIMEOUT: Final = 2.0
 """Seconds to try one announced address: on a LAN an answer takes milliseconds, and the next may be the right one."""
 
+DIAL_STAGGER: Final = 0.25
+"""Seconds between dialling an address of a candidate and dialling its next (RFC 8305, section 8)."""
+
 PEER_DIAL_TIMEOUT: Final = 5.0
 """Seconds to try an address given by hand before starting afresh; a lost first packet is repeated after one."""
 
@@ -111,6 +114,7 @@ class Door(_Side):
 
     admitted: Met | None = attrs.field(default=None, init=False)
     closes_at: float = attrs.field(default=float("inf"), init=False)
+    warned: bool = attrs.field(default=False, init=False)
 
     async def admit_one(self) -> Met:
         """Wait for one peer that pairs.
@@ -140,8 +144,10 @@ class Door(_Side):
 
     async def _announce(self) -> None:
         settings, port = self.settings, self.endpoint.port
-        # Who listens on one address only must not be looked for at the others.
         interfaces = settings.interfaces or lan.only(settings.host)
+        if interfaces is None:
+            settings.observer(status.Warned(f"Not announced on the LAN: the other side needs --peer HOST:{port}."))
+            return
         try:
             async with settings.announce(port, settings.number, interfaces):
                 await trio.sleep_forever()
@@ -154,7 +160,10 @@ class Door(_Side):
                 try:
                     connection = await self.endpoint.accept()
                 except VersionMismatchError as error:
-                    self.settings.observer(status.Warned(f"Somebody came who cannot be met: {error}"))
+                    # Once: strangers may come as often as they like.
+                    if not self.warned:
+                        self.warned = True
+                        self.settings.observer(status.Warned(f"Somebody came who cannot be met: {error}"))
                     continue
                 nursery.start_soon(self._meet, connection, nursery.cancel_scope)
 
@@ -192,6 +201,15 @@ class Door(_Side):
 
 
 @attrs.define
+class _Dialled:
+    """What dialling a candidate came to: a connection, or why there is none."""
+
+    miss: Miss
+    why: str = ""
+    connection: Connection | None = None
+
+
+@attrs.define
 class Seeker(_Side):
     """The connector's side: does what protocol/search.py decides."""
 
@@ -226,30 +244,51 @@ class Seeker(_Side):
                 self.news.set()
 
     async def _attempt(self, search: Search, candidate: Candidate) -> Met | None:
+        dialled = _Dialled(Miss.UNREACHABLE)
+        with trio.move_on_at(search.deadline):
+            dialled = await self._dial(candidate)
+        if dialled.connection is None:
+            search.missed(candidate, dialled.miss, trio.current_time(), dialled.why)
+            return None
+        result = await self._pair(dialled.connection)
+        if isinstance(result, Paired):
+            return Met(dialled.connection, result)
+        if result.spent:
+            self.report_spent(result.error.what)
+        search.missed(candidate, _miss(result), trio.current_time(), result.error.what)
+        return None
+
+    async def _dial(self, candidate: Candidate) -> "_Dialled":
+        """Dial the addresses one shortly after the other, and keep the first connection (RFC 8305, section 5).
+
+        Raises VersionMismatchError for an address by hand only: anybody may announce anything, and what one announcement
+        leads to must not end the search.
+        """
         by_hand = self.settings.peer is not None
-        miss, why = Miss.UNREACHABLE, ""
-        for address in candidate.addresses:
+        dialled = _Dialled(Miss.UNREACHABLE)
+
+        async def dial(address: Address, delay: float) -> None:
+            await trio.sleep(delay)
             self.settings.observer(status.Dialling(str(address)))
             try:
                 connection = await self.endpoint.dial(address, timeout=PEER_DIAL_TIMEOUT if by_hand else DIAL_TIMEOUT)
             except DialFailedError as error:
-                why = error.what
-                continue
+                dialled.why = error.what
             except VersionMismatchError as error:
                 if by_hand:
                     raise
-                # Anybody may announce anything: what one announcement leads to must not end the search.
-                miss, why = Miss.UNFIT, error.what
-                break
-            result = await self._pair(connection)
-            if isinstance(result, Paired):
-                return Met(connection, result)
-            miss, why = _miss(result), result.error.what
-            if result.spent:
-                self.report_spent(why)
-            break
-        search.missed(candidate, miss, trio.current_time(), why)
-        return None
+                dialled.miss, dialled.why = Miss.UNFIT, error.what
+            else:
+                if dialled.connection is None:
+                    dialled.connection = connection
+                    nursery.cancel_scope.cancel()
+                else:
+                    connection.close(CloseCode.DONE, "")
+
+        async with trio.open_nursery() as nursery:
+            for place, address in enumerate(candidate.addresses):
+                nursery.start_soon(dial, address, place * DIAL_STAGGER)
+        return dialled
 
     async def _pair(self, connection: Connection) -> Paired | Failed:
         machine = self.pairing(connection)

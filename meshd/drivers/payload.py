@@ -10,14 +10,9 @@ from typing import Protocol
 import attrs
 
 from meshd.model.entry import Entry
-from meshd.wire.constants import CHUNK_SIZE as CHUNK_SIZE
 
 MAX_PIECES = 256
 """Pieces in one answer of `pieces` at most, about 128 small files: a call stays short even where files are empty."""
-
-MAX_REFUSALS = 10_000
-"""Refusals that a report names: a peer that sends only what is refused must not fill memory with names (at most 40 MB
-of them this way)."""
 
 
 @attrs.frozen
@@ -29,7 +24,7 @@ class Began:
 
 @attrs.frozen
 class Content:
-    """The next 1 to CHUNK_SIZE bytes of the entry in progress."""
+    """The next 1 to CHUNK_SIZE (meshd.wire.constants) bytes of the entry in progress."""
 
     data: bytes
 
@@ -61,17 +56,17 @@ class Skipped:
 
 @attrs.frozen
 class Survey:
-    """What there is to send, before any of it is: `bytes` is None for a stream, whose end nobody knows."""
+    """What there is to send, before any of it is: `size` in bytes is None for a stream, whose end nobody knows."""
 
     entries: int
-    bytes: int | None
+    size: int | None
     skipped: Sequence[Skipped] = ()
     unreadable: Sequence[Skipped] = ()
 
 
 @attrs.frozen
 class Refusal:
-    """An entry that was not stored, and why. The peer wrote `path` (and some reasons): escape them before showing.
+    """An entry that was not stored, and why. The peer wrote `path`: make it harmless before showing it.
 
     `index` counts the calls of `begin`, from 0.
     """
@@ -83,28 +78,14 @@ class Refusal:
 
 @attrs.frozen
 class Report:
-    """What a sink stored: entries (directories included) and bytes of content. `refused` names the first refusals;
-    `refused_beyond` counts those that it had no room for."""
+    """What a sink stored: entries (directories included) and `size` bytes of content.
+
+    `refused` are the late refusals, which `finish` itself brought about; the calls before it answered for the others.
+    """
 
     entries: int
-    bytes: int
-    refused: Sequence[Refusal]
-    refused_beyond: int = 0
-
-
-class Refusals:
-    """What a sink refused so far: the first MAX_REFUSALS by name, the others counted."""
-
-    def __init__(self) -> None:
-        self.named: list[Refusal] = []
-        self.beyond = 0
-
-    def add(self, index: int, path: tuple[str, ...], reason: str) -> None:
-        """Append one refusal."""
-        if len(self.named) < MAX_REFUSALS:
-            self.named.append(Refusal(index, path, reason))
-        else:
-            self.beyond += 1
+    size: int
+    refused: Sequence[Refusal] = ()
 
 
 class Source(Protocol):
@@ -154,7 +135,7 @@ class Sink(Protocol):
         """The entry is complete: `digest` is what its content must hash to. Returns a reason as `write` does."""
 
     def abandon(self, reason: str) -> None:
-        """The sender could not finish the entry in progress; it is refused with `reason`."""
+        """The sender could not finish the entry in progress, for this `reason`; nothing is answered."""
 
     def finish(self) -> Report:
         """All entries came: make them last, give them their names. After an error here call `discard`."""

@@ -8,20 +8,11 @@ import time
 
 import blake3
 
-from meshd.drivers.payload import (
-    CHUNK_SIZE,
-    Began,
-    Content,
-    Ended,
-    Failed,
-    Piece,
-    Refusals,
-    Report,
-    Survey,
-)
+from meshd.drivers.payload import Began, Content, Ended, Failed, Piece, Report, Survey
 from meshd.errors import LocalProtocolError, RefusedError
 from meshd.model.entry import Entry, EntryKind
 from meshd.model.text import harmless
+from meshd.wire.constants import CHUNK_SIZE
 
 STREAM_NAME = "stdin"
 """The name under which a receiver that writes files stores a stream."""
@@ -92,7 +83,7 @@ class TerminalText:
 class StreamSink:
     """A Sink that writes the first file it is offered to `fd`, and refuses all else. The caller keeps `fd`.
 
-    Bytes go out as they come, so that a file refused half way has been half written: the report says so, and the
+    Bytes go out as they come, so that a file refused half way has been half written: the
     reader of the output learns it only from the exit code. The entry's name is never used. On a terminal, control
     characters are shown as U+FFFD: what arrives is for a person's eyes there, and must not move their cursor.
     """
@@ -101,14 +92,12 @@ class StreamSink:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._index = -1
-        self._entry: Entry | None = None
         self._current: Entry | None = None
+        self._taken = False
         self._writing = False
         self._written = 0
         self._hash = blake3.blake3()
         self._complete = False
-        self._refusals = Refusals()
         self._terminal = TerminalText() if os.isatty(fd) else None
 
     def prepare(self, size: int | None) -> None:
@@ -119,11 +108,9 @@ class StreamSink:
         if self._current is not None:
             raise LocalProtocolError("begin() before the entry in progress ended")
         self._current = entry
-        self._index += 1
-        if entry.kind is EntryKind.DIRECTORY or self._entry is not None:
-            return self._refuse(_NOT_A_DIRECTORY_SINK)
-        self._entry = entry
-        self._writing = True
+        if entry.kind is EntryKind.DIRECTORY or self._taken:
+            return _NOT_A_DIRECTORY_SINK
+        self._taken = self._writing = True
         return None
 
     def write(self, chunk: bytes) -> str | None:
@@ -133,7 +120,8 @@ class StreamSink:
         if not self._writing:
             return None
         if self._current.size is not None and self._written + len(chunk) > self._current.size:
-            return self._refuse("it is longer than was declared")
+            self._writing = False
+            return "it is longer than was declared"
         self._write_out(chunk)
         self._hash.update(chunk)
         self._written += len(chunk)
@@ -147,9 +135,9 @@ class StreamSink:
         reason = None
         if self._writing:
             if entry.size not in (None, self._written):
-                reason = self._refuse("it is shorter than was declared")
+                reason = "it is shorter than was declared"
             elif self._hash.digest() != digest:
-                reason = self._refuse("its content is not what was sent")
+                reason = "its content is not what was sent"
             else:
                 self._complete = True
         self._current, self._writing = None, False
@@ -159,9 +147,7 @@ class StreamSink:
         """The sender could not finish the entry in progress; what came of it has been written."""
         if self._current is None:
             raise LocalProtocolError("abandon() without an entry in progress")
-        if self._writing:
-            self._refuse(reason)
-        self._current = None
+        self._current, self._writing = None, False
 
     def finish(self) -> Report:
         """The report; the output stays open. A file that output was redirected to is flushed to its disk."""
@@ -170,21 +156,10 @@ class StreamSink:
                 os.fsync(self._fd)
             except OSError as error:
                 raise RefusedError(f"Our output could not be made to last: {error.strerror}.") from None
-        return Report(
-            entries=int(self._complete),
-            bytes=self._written if self._complete else 0,
-            refused=self._refusals.named,
-            refused_beyond=self._refusals.beyond,
-        )
+        return Report(entries=int(self._complete), size=self._written if self._complete else 0)
 
     def discard(self) -> None:
         """Nothing to undo: what was written is with its reader."""
-
-    def _refuse(self, reason: str) -> str:
-        assert self._current is not None
-        self._writing = False
-        self._refusals.add(self._index, self._current.path, reason)
-        return reason
 
     def _write_out(self, chunk: bytes) -> None:
         rest = memoryview(self._terminal.harmless(chunk) if self._terminal else chunk)

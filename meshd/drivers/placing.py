@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import attrs
 
 from meshd.drivers import nofollow
-from meshd.drivers.durable import sync_file
+from meshd.drivers.durable import sync_directory
 from meshd.drivers.staging import PREFIX
 from meshd.model.entry import EntryKind
 
@@ -51,7 +51,6 @@ class Staged:
     parent: "Staged | None"
     kind: EntryKind
     index: int = -1
-    executable: bool = False
     modified_ns: int = 0
     merges: bool = False
     written: int = 0
@@ -118,7 +117,7 @@ class Placing:
                 if error.errno not in ENTRY_ERRORS:
                     raise
                 node.refused = f"it could not be given its name: {error.strerror}"
-        sync_file(final_fd)
+        sync_directory(final_fd)
 
     def _place(self, node: Staged, staged_fd: int, final_fd: int) -> str | None:
         there = nofollow.look(node.name, final_fd)

@@ -9,39 +9,41 @@ section 8.1.2).
 """
 
 import ipaddress
-import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import trio
 
 from meshd.drivers.quic_connection import Connection
-from meshd.drivers.quic_engine import CONNECTION_ID_LENGTH, SMALLEST_INITIAL, Engine, RetryTokens, parse_long_header
+from meshd.drivers.quic_engine import CONNECTION_ID_LENGTH, Engine
+from meshd.drivers.quic_retry import QUIC_V1, SMALLEST_INITIAL, RetryTokens, parse_long_header
 from meshd.drivers.quic_stream import HIGH_WATER, Stream
 from meshd.drivers.quic_terms import (
     DEFAULT_LIMITS,
-    CloseCode,
     Closed,
     ConnectionClosedError,
     DialFailedError,
+    DriverCode,
     Limits,
     StreamResetError,
     VersionMismatchError,
 )
+from meshd.drivers.quic_versions import bare_name, exchange_versions
 from meshd.drivers.tls_identity import TlsIdentity
 from meshd.drivers.udp import Datagram, SocketAddress, UdpSocket
 from meshd.errors import ConnectionLostError
 from meshd.model.address import Address
+from meshd.wire.constants import PROTOCOL
 
 __all__ = [
     "ALPNS",
     "HIGH_WATER",
-    "CloseCode",
     "Closed",
     "Connection",
     "ConnectionClosedError",
     "DialFailedError",
+    "DriverCode",
     "Endpoint",
     "Limits",
     "Stream",
@@ -50,17 +52,14 @@ __all__ = [
     "open_endpoint",
 ]
 
-ALPNS = ("tether/1",)
+ALPNS = (PROTOCOL,)
 """What this program speaks, best first. The driver adds the bare name (`tether`), under which two sides without a common
 version tell each other what they speak."""
 
 _FAREWELL = 0.25
 """Seconds that leaving `open_endpoint` waits for closes to settle: somebody waits for the prompt to return."""
-_VERSIONS_MAX = 256
-"""Bytes of the list of versions that two sides without a common one exchange."""
 _DIALLED_ADDRESSES = 3
 """Addresses of a name that one dial tries, in the resolver's order."""
-_SMALL_NUMBER = re.compile("[0-9]{1,4}")
 _REPLIES = 256
 """Answers without state that may wait to be sent; a flood beyond it gets none."""
 _NO_ALPN = (0x128, 0x178)
@@ -76,7 +75,7 @@ class Endpoint:
         """The bound UDP port."""
         self.own_digest = identity.digest
         self._offered = alpns
-        self._bare = alpns[0].partition("/")[0]
+        self._bare = bare_name(alpns)
         self.alpns = (*alpns, self._bare)
         self._client = engine.configuration(is_client=True, alpns=self.alpns)
         self._server = engine.configuration(is_client=False, alpns=self.alpns, identity=identity)
@@ -89,8 +88,6 @@ class Endpoint:
         self._wake, self._emptied = trio.Event(), trio.Event()
         self._offer, self._accepted = trio.open_memory_channel[Connection | VersionMismatchError](limits.accept_queue)
         self._nursery: trio.Nursery
-        self.on_other_datagram: Callable[[bytes, Address], None] | None = None
-        """Called with every datagram whose first byte has the QUIC bit 0x40 clear; without it they are dropped."""
 
     async def dial(self, address: Address, *, timeout: float) -> Connection:
         """Connect within `timeout` seconds; a name's addresses share them.
@@ -118,6 +115,8 @@ class Endpoint:
                 answers = await trio.socket.getaddrinfo(address.host, address.port, type=trio.socket.SOCK_DGRAM)
             except OSError as error:
                 raise DialFailedError(f"The name {address.host} has no address ({error.strerror}).") from error
+            except UnicodeError as error:  # IDNA (RFC 3490) forbids it: an empty label, or one above 63 characters
+                raise DialFailedError(f"{address.host!r} cannot be the name of a machine.") from error
             found = list(dict.fromkeys(str(answer[4][0]) for answer in answers))
         except OSError as error:
             raise DialFailedError(f"{address} names an interface that is not here.") from error
@@ -135,10 +134,9 @@ class Endpoint:
             connection.raise_if_closed()
             if connection.alpn != self._bare:
                 return connection
-            stream = await connection.open_stream()
-            raise await self._exchange_versions(stream)
+            raise await exchange_versions(await connection.open_stream(), self._offered)
         except BaseException as error:
-            connection.close(CloseCode.DONE, "")
+            connection.close()
             if isinstance(error, ConnectionClosedError):
                 raise _dial_failure(error.closed, connection.peer) from error
             raise
@@ -160,11 +158,10 @@ class Endpoint:
         """From now on close every arrival with an application code, or with None answer nobody new at all."""
         self._refusal = (code, reason)
 
-    async def send_datagram(self, data: bytes, address: Address) -> None:
-        """Send something that is not QUIC from this port. Its first byte must have the bit 0x40 clear (RFC 9443)."""
-        if not data or data[0] & 0x40:
-            raise ValueError("the QUIC bit must be clear")
-        await self._udp.send([(data, (self._udp.local_form(address.host), address.port))])
+    @property
+    def connections(self) -> frozenset[Connection]:
+        """All that this endpoint keeps anything of: open ones, closed ones that may have to repeat why, routes."""
+        return frozenset(self._connections).union(self._routes.values())
 
     # What connections ask of their owner (see quic_connection.Owner).
 
@@ -190,7 +187,7 @@ class Endpoint:
         if connection.is_client:
             return
         if self._refusal is not None:
-            connection.close(self._refusal[0] or CloseCode.DONE, self._refusal[1])
+            connection.close(self._refusal[0] or 0, self._refusal[1])
         elif connection.alpn == self._bare:
             self._nursery.start_soon(self._answer_versions, connection)
         else:
@@ -201,34 +198,15 @@ class Endpoint:
             self._offer.send_nowait(found)
         except trio.WouldBlock:
             if isinstance(found, Connection):
-                found.close(CloseCode.BUSY, "too many at once")
-
-    # Versions without a common one (docs/decisions/0003-version-mismatch.md).
+                found.close(DriverCode.BUSY, "too many at once")
 
     async def _answer_versions(self, connection: Connection) -> None:
         try:
-            self._hand_over(await self._exchange_versions(await connection.accept_stream()))
+            self._hand_over(await exchange_versions(await connection.accept_stream(), self._offered))
             # The dialler closes, once it has read ours; if it does not, the time for authentication ends it.
             await connection.wait_closed()
         except ConnectionLostError:
-            connection.close(CloseCode.VERSIONS, "no common version")
-
-    async def _exchange_versions(self, stream: Stream) -> VersionMismatchError:
-        await stream.send_all(",".join(self._offered).encode())
-        await stream.send_eof()
-        text = b""
-        while data := await stream.receive_some(_VERSIONS_MAX):
-            text += data
-            if len(text) > _VERSIONS_MAX:
-                break
-        theirs = self._versions(text.decode("ascii", "replace").split(","))
-        if not theirs or len(text) > _VERSIONS_MAX:
-            raise DialFailedError("The other side is no Tether that says which version it speaks.")
-        return VersionMismatchError(self._versions(self._offered), theirs)
-
-    def _versions(self, alpns: Iterable[str]) -> tuple[int, ...]:
-        pairs = (alpn.partition("/") for alpn in alpns)
-        return tuple(int(number) for name, _, number in pairs if name == self._bare and _SMALL_NUMBER.fullmatch(number))
+            connection.close(DriverCode.VERSIONS, "no common version")
 
     # The two tasks.
 
@@ -239,8 +217,7 @@ class Endpoint:
             groups: dict[tuple[Connection, SocketAddress], list[bytes]] = {}
             for data, address in batch:
                 if not data or not data[0] & 0x40:
-                    if self.on_other_datagram is not None:
-                        self.on_other_datagram(data, Address(*address))
+                    # Without the fixed bit it is not QUIC (RFC 9000 section 17.2), and nothing else is spoken here.
                     continue
                 # The destination id of a long header has a length byte; that of a short one is as long as ours are.
                 known = (
@@ -260,7 +237,7 @@ class Endpoint:
         header = None if ignored or len(data) < SMALLEST_INITIAL else parse_long_header(data)
         if header is None or header.version == 0:
             return
-        if header.version != 1:
+        if header.version != QUIC_V1:
             self._reply((self.engine.encode_version_negotiation(header), address))
         elif header.is_initial and not header.token:
             retry_id = secrets.token_bytes(CONNECTION_ID_LENGTH)
@@ -320,7 +297,7 @@ class Endpoint:
     async def _close(self) -> None:
         self.stop_accepting()
         for connection in self._connections:
-            connection.close(CloseCode.DONE, "")
+            connection.close()
         with trio.move_on_after(_FAREWELL):
             while self._connections:
                 self._emptied = trio.Event()
@@ -337,6 +314,8 @@ def _dial_failure(closed: Closed, address: Address) -> DialFailedError:
         return DialFailedError(f"Nobody answered at {address}.", closed)
     if closed.is_transport and closed.code in _NO_ALPN:
         return DialFailedError(f"What answers at {address} is not a Tether.", closed)
+    if not closed.by_peer and not closed.is_transport:
+        return DialFailedError(f"No connection to {address} came about: {closed.reason}.", closed)
     return DialFailedError(f"{address} answered, but no connection came about (code {closed.code:#x}).", closed)
 
 

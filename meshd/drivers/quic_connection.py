@@ -12,26 +12,26 @@ from typing import Protocol
 import trio
 
 from meshd.drivers.quic_engine import (
+    IDLE_TIMEOUT,
     Engine,
     Event,
     HandshakeDone,
     IdIssued,
     IdRetired,
-    Pong,
     QuicConnection,
     StopSending,
     StreamData,
     StreamReset,
 )
-from meshd.drivers.quic_stream import HIGH_WATER, Stream
-from meshd.drivers.quic_terms import CloseCode, Closed, ConnectionClosedError, Limits
+from meshd.drivers.quic_stream import Stream
+from meshd.drivers.quic_terms import Closed, ConnectionClosedError, DriverCode, Limits
 from meshd.drivers.udp import Datagram, SocketAddress
 from meshd.model.address import Address
 
 _LINGER = 1.0
 """Seconds at most for which a lost CONNECTION_CLOSE is repeated to a peer that still talks (RFC 9000 section 10.2.1)."""
-
-
+_PING = 15.0
+"""Quiet seconds before a ping unless `watch` says otherwise: two may be lost before an engine forgets the connection."""
 _NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EACCES, errno.EINVAL)
 
 
@@ -69,13 +69,10 @@ class Connection:
         self.alpn = ""
         self.certificate_digest = b"" if is_client else owner.own_digest
         """SHA-256 of the server's certificate as sent, 32 bytes: what the protocols above bind."""
-        self.rtt: float | None = None
-        """Smoothed round trip in seconds, acknowledgement delay included; None before the first ping came back."""
         self.closed: Closed | None = None
         """How it ended, None while it is open."""
         self.ids = {quic.host_cid}
         self._streams: dict[int, Stream] = {}
-        self._blocked: set[Stream] = set()
         self._next_peer_stream = 1 if is_client else 0
         self._stream_queue: list[Stream] = []
         self._stream_arrived = trio.Event()
@@ -85,7 +82,6 @@ class Connection:
         self.settled, self._ended = trio.Event(), trio.Event()
         self._ping_every = self._silence = float("inf")
         self._heard = self._pinged = now
-        self._ping_id, self._ping_open = 0, False
         # Jitter from the random connection id: links opened together do not ping together, and tests stay repeatable
         # where it matters, since it only ever shortens the interval.
         self._jitter = 1 - quic.host_cid[0] / 1280
@@ -100,7 +96,7 @@ class Connection:
         self.raise_if_closed()
         stream_id = self._quic.get_next_available_stream_id()
         stream = self._streams[stream_id] = Stream(self, stream_id)
-        self._send(stream_id, b"", False)
+        self.write(stream_id, b"", False)
         self.raise_if_closed()
         return stream
 
@@ -113,6 +109,11 @@ class Connection:
             await self._stream_arrived.wait()
         return self._stream_queue.pop(0)
 
+    @property
+    def streams(self) -> frozenset[Stream]:
+        """The streams of which a direction is still open, and which were not given up here."""
+        return frozenset(self._streams.values())
+
     def admit(self) -> None:
         """The peer is authenticated: lift the limits on strangers. A dialled connection is never under them."""
         self.admitted = True
@@ -123,13 +124,7 @@ class Connection:
         self._ping_every, self._silence = ping * self._jitter, silence
         self._owner.mark(self)
 
-    def probe(self) -> None:
-        """Ask for a sign of life now: after a suspend or a change of address."""
-        if self.closed is None:
-            self._ping(trio.current_time())
-            self._owner.mark(self)
-
-    def close(self, code: int, reason: str) -> None:
+    def close(self, code: int = 0, reason: str = "") -> None:
         """Send CONNECTION_CLOSE with an application code (0 to 2**62 - 1) and a reason, dropping what is unsent.
 
         Does nothing on a closed connection. The datagram leaves as soon as the endpoint's sending task runs.
@@ -151,22 +146,38 @@ class Connection:
             operation(*arguments)
         except Exception as error:
             if self.closed is None:
-                self._finish(Closed(CloseCode.INTERNAL, f"{type(error).__name__}: {error}", by_peer=False))
+                self._finish(Closed(DriverCode.INTERNAL, f"{type(error).__name__}: {error}", by_peer=False))
 
     def _command(self, operation: Callable[..., object], *arguments: object) -> None:
         if self.closed is None:
             self._call(operation, *arguments)
             self._owner.mark(self)
 
-    def _send(self, stream_id: int, data: bytes, fin: bool) -> None:
-        self._command(self._quic.send_stream_data, stream_id, data, fin)
-
-    def _send_buffered(self, stream_id: int) -> int:
-        return 0 if self.closed else self._engine.send_buffered(self._quic, stream_id)
+    # What streams ask of their connection (see quic_stream.Carrier).
 
     def raise_if_closed(self) -> None:
         if self.closed is not None:
             raise ConnectionClosedError(self.closed)
+
+    def write(self, stream_id: int, data: bytes, fin: bool) -> None:
+        self._command(self._quic.send_stream_data, stream_id, data, fin)
+
+    def reset_stream(self, stream_id: int, code: int) -> None:
+        self._command(self._quic.reset_stream, stream_id, code)
+
+    def stop_stream(self, stream_id: int, code: int) -> None:
+        self._command(self._quic.stop_stream, stream_id, code)
+
+    def buffered(self, stream_id: int) -> int:
+        return 0 if self.closed else self._engine.send_buffered(self._quic, stream_id)
+
+    def took(self, count: int) -> None:
+        self._unread -= count
+
+    def let_go(self, stream_id: int) -> None:
+        self._streams.pop(stream_id, None)
+
+    # What the endpoint does with its connections.
 
     def dial(self) -> None:
         """Start the handshake of a dialled connection."""
@@ -207,32 +218,20 @@ class Connection:
                 self._on_handshake(event)
             case StreamReset(stream_id, code):
                 if (stream := self._stream(stream_id)) is not None:
-                    self._unread -= len(stream._unread)
-                    stream._unread.clear()
-                    stream._reset_code = code
-                    stream._readable.set()
-                    self._forget_if_done(stream)
+                    stream.peer_reset(code)
             case StopSending(stream_id, code):
                 if (stream := self._stream(stream_id)) is not None:
-                    stream._stopped_code = code
-                    stream._writable.set()
-                    self._forget_if_done(stream)
-            case Pong(uid):
-                if uid == self._ping_id and self._ping_open:
-                    self._ping_open = False
-                    sample = trio.current_time() - self._pinged
-                    self.rtt = sample if self.rtt is None else (7 * self.rtt + sample) / 8
+                    stream.peer_stopped(code)
 
     def _on_handshake(self, event: HandshakeDone) -> None:
         certificate = self._engine.peer_certificate_der(self._quic) if self.is_client else b""
         if event.resumed or event.alpn not in self._owner.alpns or certificate is None:
-            self.close(CloseCode.HANDSHAKE, "handshake not as required")
+            self.close(DriverCode.HANDSHAKE, "handshake not as required")
             return
         self.alpn = event.alpn or ""
         if self.is_client:
             self.certificate_digest = hashlib.sha256(certificate).digest()
-        self.watch(ping=15.0, silence=40.0)
-        self.probe()
+        self.watch(ping=_PING, silence=IDLE_TIMEOUT)
         self.settled.set()
         self._owner.established(self)
 
@@ -241,7 +240,7 @@ class Connection:
         given up here or the peer went too far."""
         if stream_id & 1 == int(self.is_client):
             if stream_id & 2:
-                self.close(CloseCode.STREAMS, "no unidirectional streams here")
+                self.close(DriverCode.STREAMS, "no unidirectional streams here")
                 return None
             while self._next_peer_stream <= stream_id:
                 stream = Stream(self, self._next_peer_stream)
@@ -249,47 +248,32 @@ class Connection:
                 self._stream_queue.append(stream)
                 self._next_peer_stream += 4
                 if not self.admitted and self._next_peer_stream > 4 * self._limits.unauthenticated_streams:
-                    self.close(CloseCode.UNAUTHENTICATED, "too many streams before authentication")
+                    self.close(DriverCode.UNAUTHENTICATED, "too many streams before authentication")
                     return None
                 if len(self._streams) > self._limits.streams or len(self._stream_queue) > self._limits.streams:
-                    self.close(CloseCode.STREAMS, "too many streams")
+                    self.close(DriverCode.STREAMS, "too many streams")
                     return None
             self._stream_arrived.set()
         return self._streams.get(stream_id)
 
     def _on_stream_data(self, event: StreamData) -> None:
-        stream = self._stream(event.stream_id)
-        if stream is None:
-            return
         size = len(event.data)
         self._received += size
+        stream = self._stream(event.stream_id)
         if not self.admitted and self._received > self._limits.unauthenticated_bytes:
-            self.close(CloseCode.UNAUTHENTICATED, "too much before authentication")
+            self.close(DriverCode.UNAUTHENTICATED, "too much before authentication")
+        if stream is None or self.closed is not None:
             return
-        stream._unread += event.data
         self._unread += size
-        if len(stream._unread) > self._limits.unread_stream or self._unread > self._limits.unread_connection:
-            self.close(CloseCode.UNREAD, "sent more than is being read")
+        if stream.unread + size > self._limits.unread_stream or self._unread > self._limits.unread_connection:
+            self.close(DriverCode.UNREAD, "sent more than is being read")
             return
-        stream._received_fin = event.fin
-        stream._readable.set()
-        if event.fin:
-            self._forget_if_done(stream)
-
-    def _forget_if_done(self, stream: Stream) -> None:
-        received = stream._received_fin or stream._reset_code is not None
-        if received and (stream._sent_fin or stream._stopped_code is not None):
-            self._streams.pop(stream.stream_id, None)
-
-    def _ping(self, now: float) -> None:
-        self._ping_id += 1
-        self._pinged, self._ping_open = now, True
-        self._call(self._quic.send_ping, self._ping_id)
+        stream.feed(event.data, event.fin)
 
     def send_refused(self, error: OSError | None) -> None:
         """Hear from the endpoint whether this machine's own network refused a datagram: for a dialler, that is final."""
         if error is not None and not self.settled.is_set() and error.errno in _NO_WAY:
-            self.close(CloseCode.HANDSHAKE, error.strerror or "no way there")
+            self.close(DriverCode.HANDSHAKE, error.strerror or "no way there")
 
     def on_deadline(self, now: float) -> None:
         """Whatever is due: the engine's timer, a ping, silence, a stranger's time. May be called early."""
@@ -305,12 +289,14 @@ class Connection:
         if self.closed is not None:
             return
         if now >= self._heard + self._silence:
-            self._call(self._quic.close, CloseCode.SILENCE, None, "silence")
-            self._finish(Closed(CloseCode.SILENCE, f"nothing heard for {self._silence:g} s", False, timed_out=True))
+            self._call(self._quic.close, DriverCode.SILENCE, None, "silence")
+            self._finish(Closed(DriverCode.SILENCE, f"nothing heard for {self._silence:g} s", False, timed_out=True))
         elif not self.admitted and now >= self._admit_by:
-            self.close(CloseCode.UNAUTHENTICATED, "not authenticated in time")
+            self.close(DriverCode.UNAUTHENTICATED, "not authenticated in time")
         elif now >= max(self._heard, self._pinged) + self._ping_every:
-            self._ping(now)
+            self._pinged = now
+            # The number would tell which ping came back; any datagram from the peer is as good a sign of life.
+            self._call(self._quic.send_ping, 0)
 
     def datagrams_to_send(self, now: float) -> list[Datagram]:
         """What is to be sent now; sets the next deadline and wakes the senders for whom there is room."""
@@ -324,10 +310,8 @@ class Connection:
             self._pump()
         if self.closed is not None:
             return datagrams + self._say_farewell(now)
-        for stream in list(self._blocked):
-            if self._engine.send_buffered(self._quic, stream.stream_id) <= HIGH_WATER // 2:
-                self._blocked.discard(stream)
-                stream._writable.set()
+        for stream in self._streams.values():
+            stream.after_sending()
         timer = self._quic.get_timer()
         if timer is None:
             timer = float("inf")
@@ -365,7 +349,7 @@ class Connection:
     def _finish(self, closed: Closed) -> None:
         self.closed = closed
         for stream in self._streams.values():
-            stream._wake()
+            stream.connection_closed()
         self._stream_arrived.set()
         self.settled.set()
         self._ended.set()

@@ -17,7 +17,7 @@ class DriverCode(IntEnum):
     | 0x7402 | UNREAD | the peer sent more than is being read |
     | 0x7403 | STREAMS | the peer opened too many streams, or a unidirectional one |
     | 0x7404 | BUSY | more callers came at once than can wait for `accept` |
-    | 0x7405 | HANDSHAKE | the handshake ended otherwise than required: resumed, another ALPN name, no certificate |
+    | 0x7405 | HANDSHAKE | the handshake is not as required (resumed, another ALPN name, no certificate), or no way there |
     | 0x7406 | VERSIONS | no version in common, and the lists were not exchanged either |
     | 0x7407 | SILENCE | nothing was heard of the peer for too long |
     | 0x7408 | INTERNAL | the engine raised; this is known here only, the peer hears nothing more |
@@ -119,7 +119,7 @@ class VersionMismatchError(ConnectionLostError):
 
     def __init__(self, ours: tuple[int, ...], theirs: tuple[int, ...]) -> None:
         this_is_older = max(ours) < max(theirs)
-        speaks = [", ".join(map(str, sorted(versions))) for versions in (theirs, ours)]
+        speaks = [", ".join(map(str, versions)) for versions in (theirs, ours)]
         older = "this side is older" if this_is_older else "the other side is older"
         super().__init__(
             f"The other side speaks tether version {speaks[0]} only, this side {speaks[1]}: {older}.",

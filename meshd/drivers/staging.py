@@ -6,6 +6,7 @@ one to receive there removes it.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -36,7 +37,7 @@ class Staging:
             if self._is_ours():
                 return
             os.close(self.fd)
-        raise BlockingIOError("other processes kept removing the staging directory")
+        raise OSError(errno.EBUSY, "other processes keep removing the staging directory")
 
     def remove(self) -> None:
         """Delete it and all in it, then release the lock. Never raises: what resists is left to a later sweep."""

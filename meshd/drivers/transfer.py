@@ -5,9 +5,9 @@ The machine's bytes move on the event loop; the disk and the pipes are read and 
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import attrs
 import trio
@@ -15,12 +15,14 @@ import trio
 from meshd import status
 from meshd.drivers import payload
 from meshd.drivers.one_error import one_error
-from meshd.drivers.quic import ConnectionClosedError, Stream
+from meshd.drivers.quic import Connection, ConnectionClosedError, Stream
 from meshd.drivers.threads import Offload
 from meshd.errors import ConnectionLostError, TetherError
 from meshd.protocol import transfer
 from meshd.wire.constants import CHUNK_SIZE, CloseCode
 from meshd.wire.messages import Offer
+
+T = TypeVar("T")
 
 READ_SIZE: Final = 1 << 20
 """Most bytes taken from a stream at once; what arrives while the disk is busy waits in the stream, WINDOW at most."""
@@ -57,12 +59,14 @@ class _Tally:
     def progress(self) -> None:
         self.observer(status.Progress(self.direction, self.entries, self.size))
 
-    def refuse(self, index: int, path: Sequence[str], reason: str) -> None:
-        """Report an entry once, whoever of the two sides, or both, said no."""
-        if index not in self.refused:
-            self.refused.add(index)
-            if len(self.refused) <= SHOWN_REFUSALS:
-                self.observer(status.EntryRefused(self.direction, "/".join(path), reason))
+    def refuse(self, index: int, path: Sequence[str], reason: str) -> bool:
+        """Report an entry once, whoever of the two sides, or both, said no. Returns whether that is news."""
+        if index in self.refused:
+            return False
+        self.refused.add(index)
+        if len(self.refused) <= SHOWN_REFUSALS:
+            self.observer(status.EntryRefused(self.direction, "/".join(path), reason))
+        return True
 
 
 async def send_payload(
@@ -79,9 +83,9 @@ async def send_payload(
     the source raises. `accept_within` (seconds) is how long the receiver may take to answer the offer.
     """
     started = trio.current_time()
-    observer(status.Started("send", survey.entries, survey.bytes))
+    observer(status.Started("send", survey.entries, survey.size))
     left_out = len(survey.skipped) + len(survey.unreadable)
-    offer = Offer(stream=survey.bytes is None, entries=survey.entries, size=survey.bytes, skipped=left_out)
+    offer = Offer(stream=survey.size is None, entries=survey.entries, size=survey.size, skipped=left_out)
     machine = transfer.Sender(offer, started, accept_within)
     sending = _Sending(machine, source, _Tally("send", observer), stream, offload)
     outcome = await sending.run()
@@ -100,6 +104,7 @@ class _Sending:
     paths: list[tuple[str, ...]] = attrs.field(factory=list)
     unwanted: list[tuple[str, ...]] = attrs.field(factory=list)
     heard: trio.Event = attrs.field(factory=trio.Event)
+    reading: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     confirmed: transfer.Confirmed | None = None
 
     async def run(self) -> Outcome:
@@ -110,6 +115,12 @@ class _Sending:
                     await self._send()
                     nursery.cancel_scope.cancel()
         except TetherError as error:
+            if self.machine.state is transfer.SenderState.ENDED and _went_silent(error):
+                raise ConnectionLostError(
+                    "The connection was lost after all was sent and before the other side confirmed it: whether it has "
+                    "everything is not known.",
+                    "Look there before you send it again.",
+                ) from error
             self.machine.abort(error, trio.current_time())
             await _say_last(self.stream, self.machine.data_to_send(trio.current_time()))
             raise
@@ -136,7 +147,10 @@ class _Sending:
                 await self.stream.send_all(data)
                 self.tally.progress()
             elif self.machine.wants_more:
-                pieces = await self.offload(self._read, abandon=self.source.may_block)
+                pieces: list[payload.Piece] = []
+                # A pipe that nobody wants any more is read no further: it might not end. It is one entry, and so the end.
+                with trio.CancelScope() as self.reading:
+                    pieces = await self.offload(self._read, abandon=self.source.may_block)
                 # Work that was just done returns even if the receiver ended the transfer meanwhile: then not on.
                 await trio.lowlevel.checkpoint_if_cancelled()
                 self._feed(pieces)
@@ -187,21 +201,27 @@ class _Sending:
         while (event := self.machine.next_event()) is not None:
             match event:
                 case transfer.EntryRefused(index, reason):
-                    self.tally.refuse(index, self.paths[index], reason)
-                    self.unwanted.append(self.paths[index])
+                    if self.tally.refuse(index, self.paths[index], reason):
+                        self.unwanted.append(self.paths[index])
+                    if self.source.may_block:
+                        self.reading.cancel()
                 case transfer.Confirmed():
                     self.confirmed = event
                 case transfer.Failed(error):
                     raise error
 
 
-async def receive_payload(stream: Stream, sink: payload.Sink, observer: status.Observer, offload: Offload) -> Outcome:
-    """Receive a payload into `sink`. Returns once it is durable (a pipe: written) and the sender was told.
+async def receive_payload(
+    connection: Connection, stream: Stream, sink: payload.Sink, observer: status.Observer, offload: Offload
+) -> Outcome:
+    """Receive a payload into `sink` over a stream of `connection`.
+
+    Returns once it is durable (a pipe: written) and the sender was told.
 
     Raises RefusedError when this side cannot take it, ConnectionLostError when the link ends first; the caller then
     discards the sink.
     """
-    receiving = _Receiving(transfer.Receiver(), sink, _Tally("receive", observer), stream, offload)
+    receiving = _Receiving(transfer.Receiver(), sink, _Tally("receive", observer), connection, stream, offload)
     started = trio.current_time()
     outcome = await receiving.run()
     observer(status.Finished("receive", outcome.entries, outcome.size, outcome.refused, trio.current_time() - started))
@@ -213,6 +233,7 @@ class _Receiving:
     machine: transfer.Receiver
     sink: payload.Sink
     tally: _Tally
+    connection: Connection
     stream: Stream
     offload: Offload
     index: int = -1
@@ -222,13 +243,13 @@ class _Receiving:
     async def run(self) -> Outcome:
         try:
             while not self.all_sent:
-                data = await self.stream.receive_some(READ_SIZE)
+                data = await self._receive()
                 if not data:
                     raise ConnectionLostError("The other side closed the transfer before its end.")
                 self.machine.receive_data(data, trio.current_time())
                 await self._take_events()
                 await self._send()
-            report = await self.offload(self.sink.finish, abandon=self.sink.may_block)
+            report = await self._write(self.sink.finish)
         except TetherError as error:
             self.machine.abort(error, trio.current_time())
             await _say_last(self.stream, self.machine.data_to_send(trio.current_time()))
@@ -236,9 +257,9 @@ class _Receiving:
         for refusal in report.refused:
             self._refuse(refusal.index, refusal.path, refusal.reason)
         # The payload is ours from here on, whatever the link does: what follows only tells the sender.
-        self.machine.stored(report.entries, report.bytes, trio.current_time())
+        self.machine.stored(report.entries, report.size, trio.current_time())
         await self._farewell()
-        return Outcome(report.entries, report.bytes, len(self.tally.refused))
+        return Outcome(report.entries, report.size, len(self.tally.refused))
 
     async def _take_events(self) -> None:
         """Hand a batch of events to the sink in one go, and let the sender go on when it is done."""
@@ -256,12 +277,35 @@ class _Receiving:
                 case _:
                     batch.append(event)
         if batch:
-            for index, path, reason in await self.offload(partial(self._write, batch), abandon=self.sink.may_block):
+            for index, path, reason in await self._write(partial(self._apply, batch)):
                 self._refuse(index, path, reason)
             self.tally.progress()
         self.machine.written(trio.current_time())
 
-    def _write(
+    async def _receive(self) -> bytes:
+        """More of the stream. Only the offer has a deadline: after it a person may be feeding the sender's pipe."""
+        if self.machine.state is not transfer.ReceiverState.WAITING:
+            return await self.stream.receive_some(READ_SIZE)
+        with trio.move_on_after(transfer.ACCEPT_DEADLINE):
+            return await self.stream.receive_some(READ_SIZE)
+        raise ConnectionLostError("The other side did not say in time what it sends.")
+
+    async def _write(self, work: Callable[[], T]) -> T:
+        """Have the sink work, in a thread. One that may block for ever is given up when the connection ends."""
+        if not self.sink.may_block:
+            return await self.offload(work)
+
+        async def notice_the_end() -> None:
+            raise ConnectionClosedError(await self.connection.wait_closed())
+
+        with one_error():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(notice_the_end)
+                result = await self.offload(work, abandon=True)
+                nursery.cancel_scope.cancel()
+        return result
+
+    def _apply(
         self, batch: Sequence[transfer.Began | transfer.Content | transfer.Ended | transfer.Dropped]
     ) -> list[tuple[int, tuple[str, ...], str]]:
         """Feed the sink, in a thread. Returns the entries it refused."""
@@ -304,13 +348,13 @@ class _Receiving:
                 while await self.stream.receive_some(READ_SIZE):
                     pass
         except (trio.TooSlowError, ConnectionLostError) as error:
-            told = (
-                isinstance(error, ConnectionClosedError)
-                and error.closed.by_peer
-                and error.closed.code == CloseCode.DONE
-            )
-            if not told:
+            if not (isinstance(error, ConnectionClosedError) and error.closed.told == CloseCode.DONE):
                 self.tally.observer(status.Warned("All is stored here, but the other side may not have learnt of it."))
+
+
+def _went_silent(error: TetherError) -> bool:
+    """Whether the link ended without a word of the other side's about why."""
+    return isinstance(error, ConnectionClosedError) and not error.closed.told
 
 
 async def _say_last(stream: Stream, data: bytes) -> None:

@@ -14,11 +14,18 @@ import attrs
 import blake3
 
 from meshd.drivers import nofollow, staging
-from meshd.drivers.durable import can_sync_filesystem, sync_file, sync_filesystem
-from meshd.drivers.payload import Refusal, Refusals, Report
+from meshd.drivers.durable import can_sync_filesystem, sync_directory, sync_file, sync_filesystem
+from meshd.drivers.payload import Refusal, Report
 from meshd.drivers.placing import ENTRY_ERRORS, Placing, Staged, obstacle
 from meshd.errors import LocalProtocolError, RefusedError, UsageError
-from meshd.model.entry import MAX_ENTRIES, Entry, EntryKind, UnsafeNameError, check_entry, collision_key
+from meshd.model.entry import (
+    Entry,
+    EntryKind,
+    UnsafeNameError,
+    admits_repository,
+    check_entry,
+    collision_key,
+)
 
 FREE_FLOOR = 256 << 20
 """Bytes left free on the disk whatever a peer sends: what a system needs to log, to update and to be cleaned up with,
@@ -32,8 +39,6 @@ FEW_ENTRIES = 64
 """Entries up to which each is flushed by itself. Beyond, one flush of the file system takes less time, though it waits
 for what other programs wrote there too (docs/decisions/0004-durable-trees.md)."""
 
-_MAX_SIZE = (1 << 63) - 1
-_MODIFIED_RANGE = range(-(1 << 63), 1 << 63)  # what ext4, XFS, Btrfs and APFS hold, or clamp to what they hold
 _PARENT_REFUSED = "its directory was refused"
 _ADVICE = "Free some, or name a directory on another disk."
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -58,6 +63,7 @@ class _Parent:
     node: Staged
     staged_fd: int
     final_fd: int | None
+    is_repository: bool
 
     def close(self) -> None:
         os.close(self.staged_fd)
@@ -68,9 +74,11 @@ class _Parent:
 class TreeSink:
     """A Sink that writes below the directory `into`, which is made if only its last part is missing.
 
-    `overwrite` lets a file replace a file. `admitted` are the protected names that the person asked for. `floor` is in
-    bytes. Modes are 0644, 0755 for executables and directories, less the umask. Times of change are kept, but for those
-    of directories that were here before. Raises UsageError when `into` cannot be written to.
+    `overwrite` lets a file replace a file. `admitted` are the protected names that the person asked for, as
+    `check_admitted` gives them. `floor` is in bytes. Up to `few` entries are flushed one by one. Modes are 0644, 0755
+    for executables and directories, less the umask. Times of change are kept, but for those of directories that were
+    here before. Sizes, times and the number of entries are within what the wire can say (meshd/wire/messages.py, which
+    so bounds memory too). Raises UsageError when `into` cannot be written to.
 
     Whoever kills the process while `finish` gives names may leave some entries placed and others not, each of them
     whole; a tree that is new here comes in one step.
@@ -85,15 +93,16 @@ class TreeSink:
         overwrite: bool = False,
         admitted: frozenset[str] = frozenset(),
         floor: int = FREE_FLOOR,
+        few: int = FEW_ENTRIES,
     ) -> None:
         self._into = into
         self._overwrite = overwrite
         self._admitted = admitted
         self._floor = floor
+        self._few = few
         self._root = Staged("", None, EntryKind.DIRECTORY, merges=True)
         self._nodes: list[Staged] = []
         self._offered = 0
-        self._refusals = Refusals()
         self._refused_directories: set[bytes] = set()
         self._incoming: _Incoming | None = None
         self._parent: _Parent | None = None
@@ -113,16 +122,11 @@ class TreeSink:
                 raise RefusedError(f"There is no space in {self._into} for {size or 0:,} bytes ({kept}).", _ADVICE)
 
     def begin(self, entry: Entry) -> str | None:
-        """Start an entry. Returns None, or why it is refused. Raises RefusedError (no space, too many entries)."""
+        """Start an entry. Returns None, or why it is refused. Raises RefusedError (no space, a failing disk)."""
         if self._incoming is not None:
             raise LocalProtocolError("begin() before the entry in progress ended")
+        self._incoming = _Incoming(self._offered, entry)
         self._offered += 1
-        if self._offered > MAX_ENTRIES:
-            raise RefusedError(
-                f"The other side sent more than {MAX_ENTRIES:,} entries, which is the limit.",
-                "Let it pack them into one file (tar), or send parts of the tree.",
-            )
-        self._incoming = _Incoming(self._offered - 1, entry)
         with self._fatal_errors():
             try:
                 reason = self._why_not(entry) or self._create(self._incoming)
@@ -221,12 +225,8 @@ class TreeSink:
             return error.what
         if len(entry.path) == 1 and entry.path[0].casefold().startswith(staging.PREFIX):
             return f"names that begin with {staging.PREFIX} are for what is still arriving"
-        if entry.size is not None and not 0 <= entry.size <= _MAX_SIZE:
-            return "its declared size is out of range"
         if entry.kind is EntryKind.DIRECTORY and entry.size != 0:
             return "it is a directory with a declared size"
-        if entry.modified_ns not in _MODIFIED_RANGE:
-            return "its time of change is out of range"
         return None
 
     def _create(self, incoming: _Incoming) -> str | None:
@@ -240,6 +240,8 @@ class TreeSink:
         if collision_key(name) in found.children:
             return "another entry of this transfer has that name, or one that some systems take for it"
         parent = self._enter(found)
+        if parent.is_repository and not admits_repository(entry.path, self._admitted):
+            return "a repository is here whose hooks run; more is put into it only when HEAD is asked for by name"
         there = nofollow.look(name, parent.final_fd) if parent.final_fd is not None else None
         reason = obstacle(entry.kind, there, self._overwrite)
         if reason:
@@ -251,8 +253,7 @@ class TreeSink:
         else:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
             incoming.fd = os.open(name, flags, 0o755 if entry.executable else 0o644, dir_fd=parent.staged_fd)
-        executable = entry.executable and not is_directory
-        node = Staged(name, found, entry.kind, incoming.index, executable, entry.modified_ns, merges=there is not None)
+        node = Staged(name, found, entry.kind, incoming.index, entry.modified_ns, merges=there is not None)
         found.children[collision_key(name)] = incoming.node = node
         return None
 
@@ -277,10 +278,13 @@ class TreeSink:
             if node.merges:
                 with contextlib.suppress(FileNotFoundError):  # removed since: then nothing is in the way
                     final_fd = nofollow.open_directory(path, self._into_fd)
+            is_repository = final_fd is not None and _is_bare_repository(final_fd)
         except BaseException:
             os.close(staged_fd)
+            if final_fd is not None:
+                os.close(final_fd)
             raise
-        self._parent = _Parent(node, staged_fd, final_fd)
+        self._parent = _Parent(node, staged_fd, final_fd, is_repository)
         return self._parent
 
     def _leave_parent(self) -> None:
@@ -303,11 +307,11 @@ class TreeSink:
         incoming = self._current()
         entry, node, fd = incoming.entry, incoming.node, incoming.fd
         incoming.node = incoming.fd = None
-        self._refusals.add(incoming.index, entry.path, reason)
         if entry.kind is EntryKind.DIRECTORY:
             self._refused_directories.add(_mark(entry.path))
         if fd is not None:
-            os.close(fd)
+            with contextlib.suppress(OSError):  # a full disk may say so only now; it is no loss
+                os.close(fd)
         if node is not None and node.parent is not None:
             del node.parent.children[collision_key(node.name)]
             with self._fatal_errors():
@@ -349,30 +353,29 @@ class TreeSink:
                     os.utime(fd, ns=(node.modified_ns, node.modified_ns))
 
     def _flush(self) -> None:
-        if len(self._nodes) > FEW_ENTRIES and can_sync_filesystem():
+        if len(self._nodes) > self._few and can_sync_filesystem():
             sync_filesystem(self._staging.fd)
             return
         for node in self._nodes:
             with nofollow.directory(node.path()[:-1], self._staging.fd) as parent_fd:
                 fd = os.open(node.name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=parent_fd)
                 try:
-                    sync_file(fd)
+                    (sync_directory if node.kind is EntryKind.DIRECTORY else sync_file)(fd)
                 finally:
                     os.close(fd)
 
     def _report(self) -> Report:
-        refused, beyond = self._refusals.named, self._refusals.beyond
+        refused = []
         entries = size = 0
         for node in self._nodes:  # a directory comes before what is in it, so that its refusal is known here
             if node.refused is None and node.parent is not None and node.parent.refused is not None:
                 node.refused = _PARENT_REFUSED
             if node.refused is not None:
-                # Beyond the limit too: no peer can bring these about, and the sender has to hear of each.
                 refused.append(Refusal(node.index, node.path(), node.refused))
                 continue
             entries += 1
             size += node.written
-        return Report(entries=entries, bytes=size, refused=refused, refused_beyond=beyond)
+        return Report(entries=entries, size=size, refused=refused)
 
 
 def _open_into(into: Path) -> int:
@@ -382,7 +385,7 @@ def _open_into(into: Path) -> int:
             into.mkdir()
             parent_fd = os.open(into.absolute().parent, os.O_RDONLY | os.O_DIRECTORY)
             try:
-                sync_file(parent_fd)
+                sync_directory(parent_fd)
             finally:
                 os.close(parent_fd)
         return os.open(into, os.O_RDONLY | os.O_DIRECTORY)
@@ -390,6 +393,13 @@ def _open_into(into: Path) -> int:
         raise UsageError(f"{into.parent} does not exist.", "Make it first, or name another directory.") from None
     except OSError as error:
         raise UsageError(f"{into} cannot be written to: {error.strerror}.") from None
+
+
+def _is_bare_repository(fd: int) -> bool:
+    """Whether Git takes this directory for a repository, so that a file put under `hooks` would run."""
+    head = nofollow.look("HEAD", fd)
+    is_mark = head is not None and not nofollow.is_directory(head)
+    return is_mark and all(nofollow.look(name, fd) is not None for name in ("objects", "refs"))
 
 
 def _mark(path: tuple[str, ...]) -> bytes:

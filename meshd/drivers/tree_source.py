@@ -16,9 +16,10 @@ import attrs
 import blake3
 
 from meshd.drivers import nofollow
-from meshd.drivers.payload import CHUNK_SIZE, MAX_PIECES, Began, Content, Ended, Failed, Piece, Skipped, Survey
+from meshd.drivers.payload import MAX_PIECES, Began, Content, Ended, Failed, Piece, Skipped, Survey
 from meshd.errors import RefusedError, UsageError
 from meshd.model.entry import MAX_ENTRIES, Entry, EntryKind, UnsafeNameError, check_lengths
+from meshd.wire.constants import CHUNK_SIZE
 
 _CHANGED = "it changed while it was read"
 _REPLACED = "it was replaced after it was listed"
@@ -80,7 +81,7 @@ class TreeSource:
         self._listing = _Listing()
         self._skipped: list[Skipped] = []
         self._unreadable: list[Skipped] = []
-        self._bytes = 0
+        self._size = 0
         self._next = 0
         self._refused: set[tuple[str, ...]] = set()
         self._reading: _Reading | None = None
@@ -90,7 +91,7 @@ class TreeSource:
         """Walk all paths; called once. Raises UsageError (missing, unreadable, `/`, two of one name), RefusedError."""
         for given in self._paths:
             self._add_root(given)
-        return Survey(len(self._listing), self._bytes, self._skipped, self._unreadable)
+        return Survey(len(self._listing), self._size, self._skipped, self._unreadable)
 
     def pieces(self, budget: int) -> list[Piece]:
         """The next pieces, with about `budget` bytes of content, at most MAX_PIECES; [] at the end."""
@@ -196,7 +197,7 @@ class TreeSource:
         self._check_room()
         is_directory = nofollow.is_directory(status)
         if not is_directory:
-            self._bytes += status.st_size
+            self._size += status.st_size
         return self._listing.add(name, parent, is_directory)
 
     def _note(self, where: list[Skipped], path: Path, reason: str) -> None:

@@ -8,14 +8,16 @@ Sources: protocol.md section 9 (trees); Microsoft, "Naming Files, Paths, and Nam
 HFS+ and NTFS take for `.git`); Unicode 15, section 3.13, D145 (caseless match of canonical equivalents).
 """
 
+import difflib
 import enum
 import re
 import unicodedata
+from collections.abc import Iterable
 
 import attrs
 import blake3
 
-from meshd.errors import RefusedError
+from meshd.errors import RefusedError, UsageError
 from meshd.model.text import is_showable
 
 MAX_DEPTH = 64
@@ -59,13 +61,8 @@ PROTECTED_NAMES = frozenset(" ".join((_VERSION_CONTROL, _AGENTS, _EDITORS, _SHEL
 """Names refused at any depth unless the person receiving asked for them.
 
 The rule: whatever makes a version control system, an agent, an editor, a shell, a debugger or a login run something,
-or trust something, merely because it is there. Left out on purpose: what runs only when somebody builds or starts the
-tree itself (Makefile, package.json, .cargo), since that runs the tree's own code anyway; what takes effect only after a
-push (.github); what only selects within a repository's own configuration (.gitattributes, .gitmodules, .gitignore);
-texts that agents read as instructions (AGENTS.md, CLAUDE.md), since nearly every repository has one and any other text
-of a tree that an agent works in can say the same.
-The names of directories called `hooks` are free, as half of all web projects have one: those that run are inside a
-protected directory, or beside a file HEAD (see `check_entry`).
+or trust something, merely because it is there. What is left out on purpose, directories called `hooks` among it, is in
+docs/decisions/0007-protected-names.md.
 """
 
 _BARE_REPOSITORY_MARK = "head"
@@ -163,16 +160,15 @@ def check_lengths(parts: tuple[str, ...]) -> None:
 def check_path(parts: tuple[str, ...], admitted: frozenset[str] = frozenset()) -> None:
     """Raise UnsafeNameError unless `parts` is a relative path that is safe to create on any system.
 
-    `admitted` are names of PROTECTED_NAMES that the person receiving asked for, in any case.
+    `admitted` are protected names that the person receiving asked for, as `check_admitted` gives them.
     """
     if not parts:
         raise UnsafeNameError("its path is empty")
     check_lengths(parts)
-    asked_for = frozenset(_bare(name) for name in admitted)
     for part in parts:
         _check_part(part)
         protected = _protected_name(part)
-        if protected is not None and protected not in asked_for:
+        if protected is not None and protected not in admitted:
             raise UnsafeNameError(
                 f"{protected} configures programs that trust it; it is taken only when asked for by name"
             )
@@ -186,10 +182,32 @@ def check_entry(entry: Entry, admitted: frozenset[str] = frozenset()) -> None:
     """
     check_path(entry.path, admitted)
     is_mark = entry.kind is EntryKind.FILE and _bare(entry.path[-1]) == _BARE_REPOSITORY_MARK
-    if is_mark and all(_bare(name) != _BARE_REPOSITORY_MARK for name in admitted):
+    if is_mark and not admits_repository(entry.path, admitted):
         raise UnsafeNameError(
             "HEAD makes its directory a repository whose hooks run; it is taken only when asked for by name"
         )
+
+
+def admits_repository(path: tuple[str, ...], admitted: frozenset[str]) -> bool:
+    """Whether a repository was asked for where `path` goes: HEAD by its name, or the `.git` that it leads through."""
+    return _BARE_REPOSITORY_MARK in admitted or (
+        ".git" in admitted and any(_protected_name(part) == ".git" for part in path[:-1])
+    )
+
+
+def check_admitted(names: Iterable[str]) -> frozenset[str]:
+    """The names that a person asked for, in any case, as `check_path` and `check_entry` know them.
+
+    Raises UsageError for one that is not protected: a typing error would else refuse what the person wanted.
+    """
+    admitted = {_bare(name): name for name in names}
+    protected = PROTECTED_NAMES | {_BARE_REPOSITORY_MARK}
+    for bare, name in admitted.items():
+        if bare not in protected:
+            close = difflib.get_close_matches(bare, sorted(protected))
+            advice = f"Did you mean {' or '.join(close)}?" if close else "Leave it out: any other name is taken anyway."
+            raise UsageError(f"{name!r} is no name that has to be asked for.", advice)
+    return frozenset(admitted)
 
 
 def _check_part(part: str) -> None:

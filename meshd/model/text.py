@@ -9,6 +9,10 @@ Sources: Unicode 15, chapter 23.1 (control codes) and PropList.txt (Bidi_Control
 """
 
 import re
+from typing import Final
+
+LABEL_LIMIT: Final = 63
+"""Most characters of a machine's chosen label, as in a DNS label."""
 
 _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -16,6 +20,11 @@ _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u
 def is_showable(text: str) -> bool:
     """Whether `text` may be shown as it is, on one line."""
     return _UNFIT.search(text) is None
+
+
+def is_label(text: str) -> bool:
+    """Whether a machine may call itself so: at most LABEL_LIMIT characters, all of which may be shown."""
+    return len(text) <= LABEL_LIMIT and is_showable(text)
 
 
 def harmless(text: str, keep: str = "") -> str:

@@ -14,7 +14,7 @@ import attrs
 from spake2 import SPAKE2_A, SPAKE2_B
 
 from meshd.errors import ConnectionLostError, LocalProtocolError, RefusedError, RemoteProtocolError, TetherError
-from meshd.model.text import is_showable
+from meshd.model.text import is_label
 from meshd.protocol.admission import Try, Window
 from meshd.protocol.binding import Binding
 from meshd.protocol.closing import error_for_close, met_ourselves, no_common_version, wrong_words
@@ -22,7 +22,6 @@ from meshd.protocol.handshake import KEY_SIZE, HandshakeError, NoiseHandshake, R
 from meshd.wire.codec import decode_body, encode_body
 from meshd.wire.constants import (
     DIGEST_SIZE,
-    LABEL_LIMIT,
     PAIRING_FRAMES,
     VERSIONS,
     CloseCode,
@@ -103,11 +102,6 @@ class Own(enum.Enum):
     COMPUTED = enum.auto()
     REFUSED = enum.auto()
     """spake2 would not take the peer's message."""
-
-
-def is_label(text: str) -> bool:
-    """Whether a label may be shown: 63 characters at most, none of which breaks or turns the line it stands in."""
-    return len(text) <= LABEL_LIMIT and is_showable(text)
 
 
 class Pairing:

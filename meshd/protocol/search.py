@@ -76,7 +76,7 @@ class Search:
         """Look for the code's `number` (None: a window with a chosen passphrase), or only at the address `fixed`."""
         self._number = number
         self._fixed = fixed is not None
-        self._deadline = now + timeout
+        self.deadline = now + timeout
         self._candidates: dict[str, Candidate] = {}
         self._retry_at: dict[str, float] = {}
         self._ended: dict[str, Miss] = {}
@@ -120,13 +120,13 @@ class Search:
         if spent >= TRIES or (spent and not untried) or (self._fixed and not untried):
             settled = self._last_end + (0 if self._fixed else GRACE)
             return GiveUp(self._failure(untried)) if now >= settled else Wait(settled)
-        if now >= self._deadline:
+        if now >= self.deadline:
             return GiveUp(self._nobody())
         if not untried:
-            return Wait(self._deadline)
+            return Wait(self.deadline)
         due = min(untried, key=lambda each: self._retry_at.get(each.instance, 0))
         at = self._retry_at.get(due.instance, 0)
-        return Attempt(due) if at <= now else Wait(min(at, self._deadline))
+        return Attempt(due) if at <= now else Wait(min(at, self.deadline))
 
     def _failure(self, untried: list[Candidate]) -> TetherError:
         misses = self._ended.values()

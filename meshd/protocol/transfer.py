@@ -14,7 +14,7 @@ from typing import Final
 import attrs
 from blake3 import blake3
 
-from meshd.errors import LocalProtocolError, RefusedError, RemoteProtocolError, TetherError
+from meshd.errors import ConnectionLostError, LocalProtocolError, RefusedError, RemoteProtocolError, TetherError
 from meshd.model.entry import MAX_ENTRIES, Entry, EntryKind, ListingDigest
 from meshd.wire.codec import decode_body, encode_body
 from meshd.wire.constants import (
@@ -26,7 +26,7 @@ from meshd.wire.constants import (
     WINDOW,
     Frame,
 )
-from meshd.wire.framing import FrameDecoder, encode_frame
+from meshd.wire.framing import HEADER, FrameDecoder, encode_frame
 from meshd.wire.messages import (
     Abort,
     End,
@@ -198,6 +198,8 @@ class Sender:
         self._ended = 0
         self._entry_size = 0
         self._size = 0
+        self._refused: set[int] = set()
+        self._failed_entries: set[int] = set()
         self._deadline: float | None = now + accept_within
         self.state = SenderState.OFFERED
 
@@ -253,6 +255,7 @@ class Sender:
         """Give the open entry up: it was refused, or could not be read to its end. The receiver drops it."""
         self._require(SenderState.IN_ENTRY)
         self._hold(Frame.ENTRY_FAILED, encode_body(EntryFailed(_clip(reason))))
+        self._failed_entries.add(self._begun - 1)
         self.state = SenderState.BETWEEN
 
     def end(self, now: float) -> None:
@@ -301,7 +304,7 @@ class Sender:
         """A time-out of the receiver's, if it is due."""
         if self._deadline is not None and now >= self._deadline:
             waited = "accept the payload" if self.state is SenderState.OFFERED else "confirm that it stored the payload"
-            self.abort(RefusedError(f"The other side did not {waited} in time.", "Look at its screen."), now)
+            self.abort(ConnectionLostError(f"The other side did not {waited} in time.", "Look at its screen."), now)
 
     def _take(self, kind: Frame, body: bytes, now: float) -> None:
         state = SENDER_TAKES.get((self.state, kind))
@@ -319,12 +322,14 @@ class Sender:
             refusal = decode_body(RefuseEntry, body)
             if refusal.index >= self._begun:
                 raise RemoteProtocolError("The receiver refused an entry that was never sent.")
+            self._refused.add(refusal.index)
             self._events.append(EntryRefused(refusal.index, refusal.reason))
         elif kind is Frame.STORED:
             stored = decode_body(Stored, body)
             if self._held:
                 raise RemoteProtocolError("The receiver confirmed a payload before it had all of it.")
-            if stored.digest != self._listing.digest() or stored.entries > self._ended or stored.size > self._size:
+            kept = self._ended - len(self._refused - self._failed_entries)
+            if stored.digest != self._listing.digest() or stored.entries != kept or stored.size > self._size:
                 raise RemoteProtocolError("The receiver confirmed something else than was sent.")
             self._deadline = None
             self._events.append(Confirmed(stored.entries, stored.size))
@@ -433,7 +438,7 @@ class Receiver:
         if state is None:
             raise RemoteProtocolError(f"The sender sent {kind.name} out of turn.")
         if kind not in (Frame.OFFER, Frame.SENDER_ABORT):
-            self._received += len(encode_frame(kind, b"")) + len(body)
+            self._received += HEADER.size + len(body)
             if self._received > self._limit:
                 raise RemoteProtocolError("The sender sent more than it was granted.")
         if kind is Frame.OFFER:

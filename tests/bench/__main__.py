@@ -1,8 +1,9 @@
 """All benchmarks, one after the other: `make bench`."""
 
-from tests.bench import pairing, small_files, transfer
+from tests.bench import pairing, small_files, transfer, trees
 
 if __name__ == "__main__":
     pairing.main()
     small_files.main()
     transfer.main()
+    trees.main()

@@ -96,6 +96,7 @@ def sshd() -> Iterator[list[str]]:
             "StrictModes": "no",
             "UsePAM": "no",
             "PasswordAuthentication": "no",
+            "Subsystem": "sftp internal-sftp",
         }
         options = [part for name, value in settings.items() for part in ("-o", f"{name}={value}")]
         daemon = subprocess.Popen([server, "-D", "-f", "/dev/null", *options], stderr=subprocess.DEVNULL)

@@ -14,8 +14,10 @@ from meshd.drivers.tls_identity import TlsIdentity
 from meshd.model.address import Address
 from tests.sim.network import Host, Network, simulated
 
-PAIRS = [(client, server) for client in ("qh3", "aioquic") for server in ("qh3", "aioquic")]
+ENGINES = ("qh3", "aioquic")
+PAIRS = [(client, server) for client in ENGINES for server in ENGINES]
 every_pair = pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+every_engine = pytest.mark.parametrize("name", ENGINES)
 IDENTITY = TlsIdentity.generate()
 
 engine = cache(Engine)

@@ -1,20 +1,29 @@
 """Dialling, liveness and the end of connections, for every pairing of engines."""
 
+import errno
 import hashlib
+import os
+import re
 
+import attrs
 import pytest
 import trio
 import trio.testing
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from meshd.drivers.quic import (
     Closed,
     ConnectionClosedError,
     DialFailedError,
+    DriverCode,
     VersionMismatchError,
     open_endpoint,
 )
 from meshd.drivers.quic_engine import HandshakeDone
+from meshd.drivers.quic_versions import judge_versions
 from meshd.drivers.tls_identity import TlsIdentity
+from meshd.errors import ConnectionLostError
 from meshd.model.address import Address
 from tests.drivers.pairs import IDENTITY, endpoints, engine, every_pair, linked, open_pair
 from tests.sim.network import simulated
@@ -32,14 +41,6 @@ async def test_both_sides_know_the_servers_certificate(pair, autojump_clock):
 
 
 @every_pair
-async def test_round_trip_is_measured(pair, autojump_clock):
-    async with linked(pair, delay=0.05) as world:
-        await trio.sleep(1)
-        assert world.near.rtt is not None and world.far.rtt is not None
-        assert 0.1 <= world.near.rtt < 0.15 and 0.1 <= world.far.rtt < 0.15
-
-
-@every_pair
 async def test_dual_stack_and_ipv6(pair, autojump_clock):
     async with endpoints(pair) as world:
         connection = await world.client.dial(Address("fd00::2", world.server.port), timeout=5)
@@ -54,20 +55,21 @@ async def test_close_carries_code_and_reason_and_is_idempotent(pair, autojump_cl
         world.near.close(1, "later")
         assert await world.near.wait_closed() == Closed(1234, "because", by_peer=False)
         assert await world.far.wait_closed() == Closed(1234, "because", by_peer=True)
+        assert (world.near.closed.told, world.far.closed.told) == (None, 1234)
+        assert world.client.connections == {world.near} and world.server.connections == {world.far}
         await trio.sleep(2)
-        assert not world.client._connections and not world.client._routes
-        assert not world.server._connections and not world.server._routes
+        assert not world.client.connections and not world.server.connections
 
 
 @every_pair
 async def test_a_lost_close_is_repeated_to_a_peer_that_still_talks(pair, autojump_clock):
     async with linked(pair) as world:
-        await open_pair(world)
+        _near, far = await open_pair(world)
         world.network.cut(world.alice, world.bob)
         world.near.close(5, "done")
         await trio.sleep(0.001)
         world.network.heal(world.alice, world.bob)
-        world.far.probe()
+        await far.send_all(b"still there?")
         with trio.fail_after(1):
             assert (await world.far.wait_closed()).code == 5
 
@@ -99,6 +101,7 @@ async def test_cancelling_the_owner_of_an_endpoint_still_tells_the_peers(pair, a
 
 
 async def test_an_error_in_the_block_comes_out_as_it_went_in(autojump_clock):
+    # One engine: it is never asked anything.
     async with simulated(1) as network:
         with network.host("alice"), pytest.raises(KeyError, match="mine"):
             async with open_endpoint(engine=engine("qh3"), identity=IDENTITY):
@@ -149,7 +152,7 @@ async def test_dialling_nobody_fails_in_time_and_leaves_nothing(pair, autojump_c
             await world.client.dial(world.target, timeout=3)
         assert trio.current_time() - start == pytest.approx(3, abs=0.01)
         await trio.sleep(1)
-        assert not world.client._connections and not world.server._connections
+        assert not world.client.connections and not world.server.connections
 
 
 @every_pair
@@ -163,19 +166,23 @@ async def test_cancelled_dial_and_accept_leave_nothing(pair, autojump_clock):
                 await world.client.dial(world.target, timeout=5)
             assert scope.cancelled_caught
         await trio.sleep(15)
-        assert not world.client._connections and not world.server._connections
+        assert not world.client.connections and not world.server.connections
         await world.client.dial(world.target, timeout=5)
         assert (await world.server.accept()).closed is None
 
 
-async def test_dialling_without_a_way_fails_at_once(autojump_clock):
-    async with endpoints(("qh3", "qh3")) as world:
+@every_pair
+async def test_dialling_without_a_way_fails_at_once(pair, autojump_clock):
+    async with endpoints(pair) as world:
         start = trio.current_time()
-        with pytest.raises(DialFailedError):
+        with pytest.raises(DialFailedError, match=os.strerror(errno.EHOSTUNREACH)):
             await world.client.dial(Address("192.0.2.1", 9), timeout=30)
         assert trio.current_time() - start < 1
         with pytest.raises(DialFailedError, match="interface"):
             await world.client.dial(Address("fe80::1%nosuch0", 9), timeout=30)
+        for host in ("two..dots", "x" * 64 + ".example", "\udcff.example"):
+            with pytest.raises(DialFailedError, match="cannot be the name"):
+                await world.client.dial(Address(host, 9), timeout=30)
 
 
 @every_pair
@@ -206,7 +213,7 @@ async def test_no_version_in_common(pair, autojump_clock):
                 "The other side speaks tether version 2, 3 only, this side 1: this side is older. Update it."
             )
         await trio.sleep(2)
-        assert not world.client._connections and not world.server._connections
+        assert not world.client.connections and not world.server.connections
 
 
 @every_pair
@@ -221,21 +228,100 @@ async def test_something_else_entirely(pair, autojump_clock):
         with pytest.raises(DialFailedError, match="not a Tether") as caught:
             await world.client.dial(world.target, timeout=5)
         assert caught.value.closed is not None and caught.value.closed.is_transport
+        assert caught.value.closed.told is None
+
+
+STRANGE = ("pigeon/1", "tether")
+"""An endpoint of another kind that knows our bare name, so that a test holds its end of the exchange of versions."""
+
+
+@attrs.frozen
+class Says:
+    """What a hostile end does with the stream of the exchange."""
+
+    data: bytes = b""
+    code: int | None = None
+    """Reset with this code instead of ending in order."""
+
+    async def on(self, stream):
+        await stream.send_all(self.data)
+        if self.code is None:
+            await stream.send_eof()
+        else:
+            await trio.sleep(0.1)
+            stream.reset(self.code)
+
+
+MUDDLED = [
+    Says(b""),
+    Says(b"pigeon/1"),
+    Says(b"tether/99999"),
+    Says(b"\xff" * 200),
+    Says(b"tether/2," * 100),
+    Says(b"tether/2,", code=7),
+]
 
 
 @every_pair
-@pytest.mark.parametrize("said", [b"", b"pigeon/1", b"tether/99999", b"\xff" * 200, b"tether/2," * 100])
-async def test_a_muddled_list_of_versions(pair, said, autojump_clock):
-    async with endpoints(pair, server_alpns=("tether/2",)) as world:
+@pytest.mark.parametrize("says", MUDDLED, ids=str)
+async def test_a_muddled_list_of_versions(pair, says, autojump_clock):
+    async with endpoints(pair, server_alpns=STRANGE) as world, trio.open_nursery() as nursery:
 
-        async def muddle(stream):
-            await stream.send_all(said)
-            await stream.send_eof()
-            await stream.connection.wait_closed()
+        async def answer():
+            connection = await world.server.accept()
+            await says.on(await connection.accept_stream())
+            await connection.wait_closed()
 
-        world.server._exchange_versions = muddle
-        with pytest.raises(DialFailedError):
+        nursery.start_soon(answer)
+        with pytest.raises(DialFailedError, match="no Tether that says"):
             await world.client.dial(world.target, timeout=5)
+
+
+@every_pair
+@pytest.mark.parametrize("says", MUDDLED, ids=str)
+async def test_a_caller_with_a_muddled_list_of_versions_is_let_go(pair, says, autojump_clock):
+    async with endpoints(pair, client_alpns=STRANGE, server_alpns=("tether/2",)) as world:
+        near = await world.client.dial(world.target, timeout=5)
+        await says.on(await near.open_stream())
+        assert (await near.wait_closed()).told == DriverCode.VERSIONS
+        with trio.move_on_after(5) as scope:
+            await world.server.accept()
+        assert scope.cancelled_caught
+
+
+@every_pair
+@pytest.mark.parametrize(("pause", "what", "at_most"), [(0.01, "no Tether that says", 1.0), (0.5, "Nobody", 5.1)])
+async def test_a_list_of_versions_without_an_end_is_not_waited_for(pair, pause, what, at_most, autojump_clock):
+    async with endpoints(pair, server_alpns=STRANGE) as world, trio.open_nursery() as nursery:
+
+        async def go_on():
+            stream = await (await world.server.accept()).accept_stream()
+            with pytest.raises(ConnectionLostError):
+                while True:
+                    await stream.send_all(b"tether/2,")
+                    await trio.sleep(pause)
+
+        nursery.start_soon(go_on)
+        with pytest.raises(DialFailedError, match=what):
+            await world.client.dial(world.target, timeout=5)
+        assert trio.current_time() <= at_most
+
+
+LIKELY = st.lists(
+    st.sampled_from([b"tether/", b"tether", b"/", b",", b"1", b"2", b"0009", b"12345", b"\xc2\xb2", b"-1"])
+)
+
+
+@given(st.one_of(st.binary(max_size=300), LIKELY.map(b"".join)))
+@example(b"tether/2," * 28)
+@example(b"tether/9999")
+def test_any_list_of_versions_is_a_mismatch_or_a_failure(heard):
+    try:
+        mismatch = judge_versions(heard, ("tether/1",))
+    except DialFailedError:
+        return
+    assert len(heard) <= 256 and re.search(rb"(^|,)tether/[0-9]{1,4}(,|$)", heard)
+    assert len(str(mismatch)) < 500 and str(mismatch).isascii()
 
 
 @every_pair

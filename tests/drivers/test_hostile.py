@@ -6,7 +6,7 @@ import random
 import pytest
 import trio
 
-from meshd.drivers.quic import ConnectionClosedError, DialFailedError, open_endpoint
+from meshd.drivers.quic import ConnectionClosedError, DialFailedError, Limits, open_endpoint
 from meshd.model.address import Address
 from tests.drivers.pairs import IDENTITY, endpoints, engine, every_pair, linked, open_pair
 
@@ -48,7 +48,7 @@ async def test_junk_and_mutated_packets_change_nothing(pair, autojump_clock):
                 await trio.sleep(0.0001)
         await trio.sleep(12)
         assert world.near.closed is None and world.far.closed is None
-        assert len(world.client._connections) == 1
+        assert world.client.connections == {world.near}
         near, far = await open_pair(world)
         await far.send_all(b"fine")
         assert await near.receive_some() == b"fine"
@@ -88,14 +88,15 @@ async def test_the_fifth_stranger_from_one_source_waits(pair, autojump_clock):
         await world.client.dial(world.target, timeout=2)
 
 
-async def test_one_slash_64_is_one_source(autojump_clock):
-    async with endpoints(("qh3", "qh3")) as world, trio.open_nursery() as nursery:
+@every_pair
+async def test_one_slash_64_is_one_source(pair, autojump_clock):
+    async with endpoints(pair) as world, trio.open_nursery() as nursery:
         target = Address("fd00::2", world.server.port)
         outcomes = []
 
         async def dial(address):
             with world.network.host(address, address):
-                async with open_endpoint(engine=engine("qh3"), identity=IDENTITY) as client:
+                async with open_endpoint(engine=engine(pair[0]), identity=IDENTITY) as client:
                     try:
                         await client.dial(target, timeout=2)
                     except DialFailedError:
@@ -127,6 +128,15 @@ async def test_more_than_16_kib_before_admission_closes(pair, autojump_clock):
         await trio.sleep(1)
         assert world.far.closed is None
         await near.send_all(b"x")
+        assert "too much before" in (await world.near.wait_closed()).reason
+
+
+@every_pair
+async def test_bytes_of_a_stream_that_was_given_up_count_too(pair, autojump_clock):
+    async with linked(pair, admit=False, limits=Limits(unauthenticated_bytes=5000)) as world:
+        near, far = await open_pair(world)
+        far.reset(1)
+        await near.send_all(bytes(6000))
         assert "too much before" in (await world.near.wait_closed()).reason
 
 
@@ -165,25 +175,26 @@ async def test_more_streams_than_anybody_accepts_close(pair, autojump_clock):
         assert world.near.closed.reason == "too many streams"
 
 
-async def test_unidirectional_streams_close(autojump_clock):
-    async with linked(("aioquic", "qh3")) as world:
-        world.near._send(world.near._quic.get_next_available_stream_id(is_unidirectional=True), b"x", False)
+@every_pair
+async def test_unidirectional_streams_close(pair, autojump_clock):
+    async with linked(pair) as world:
+        world.near.write(2, b"x", False)  # a client's first one (RFC 9000 section 2.1)
         assert "unidirectional" in (await world.near.wait_closed()).reason
 
 
 @every_pair
-async def test_datagrams_without_the_quic_bit_go_to_their_own_door(pair, autojump_clock):
-    async with linked(pair) as world:
-        heard = []
-        with pytest.raises(ValueError, match="QUIC bit"):
-            await world.client.send_datagram(b"\x40", world.target)
-        await world.client.send_datagram(b"\x01dropped", world.target)
-        await trio.sleep(1)
-        world.server.on_other_datagram = lambda data, address: heard.append((data, address))
-        await world.client.send_datagram(b"\x01hello", world.target)
-        await trio.sleep(1)
-        assert heard == [(b"\x01hello", Address(world.alice.address, world.client.port))]
-        await open_pair(world)
+async def test_datagrams_without_the_quic_bit_are_dropped(pair, autojump_clock):
+    async with endpoints(pair) as world:
+        sent = []
+        world.network.tap = lambda data, source, target: sent.append((data, source))
+        with trio.move_on_after(0.001):
+            await world.client.dial(world.target, timeout=5)
+        initial, target = sent[0][0], (world.bob.address, world.server.port)
+        for first, answered in ((initial[0] & ~0x40, False), (initial[0], True)):
+            sent.clear()
+            world.network.inject(bytes([first]) + initial[1:], (world.alice.address, 1024), target)
+            await trio.sleep(0.001)
+            assert any(source == target for _, source in sent) is answered
 
 
 @every_pair
@@ -218,7 +229,7 @@ async def test_an_unvalidated_address_costs_no_state(pair, autojump_clock):
             changed[6:14] = os.urandom(8)
             world.network.inject(bytes(changed), (world.alice.address, 1024 + number), target)
             await trio.sleep(0.001)
-            assert not world.server._connections
+            assert not world.server.connections
         assert 1000 <= len(answers) <= 1010
         assert max(answers) < 200
 
@@ -233,7 +244,7 @@ async def test_an_engine_that_raises_costs_one_connection(pair, autojump_clock):
             raise IndexError("engine fault")
 
         world.far._quic.datagrams_to_send = broken
-        world.near.probe()
+        await (await world.near.open_stream()).send_all(b"x")
         closed = await world.far.wait_closed()
         assert "IndexError" in closed.reason and not closed.by_peer
         assert other_far.closed is None and other.closed is None

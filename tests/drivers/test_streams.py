@@ -14,6 +14,7 @@ DATA = bytes(range(256)) * 300
 async def test_echo(pair, autojump_clock):
     async with linked(pair) as world:
         near, far = await open_pair(world)
+        assert world.near.streams == {near} and world.far.streams == {far}
         async with trio.open_nursery() as nursery:
 
             async def echo():
@@ -25,7 +26,7 @@ async def test_echo(pair, autojump_clock):
             await near.send_all(DATA)
             await near.send_eof()
             assert await read_all(near) == DATA
-        assert not world.near._streams and not world.far._streams
+        assert not world.near.streams and not world.far.streams
 
 
 @every_pair
@@ -117,7 +118,7 @@ async def test_aclose_ends_sending_in_order_and_refuses_the_rest(pair, autojump_
                 await trio.sleep(0.01)
         await far.aclose()
         await trio.sleep(1)
-        assert not world.near._streams and not world.far._streams
+        assert not world.near.streams and not world.far.streams
         assert world.near.closed is None and world.far.closed is None
 
 
@@ -144,8 +145,7 @@ async def test_send_all_waits_instead_of_buffering_without_bound(pair, autojump_
         with trio.move_on_after(5) as scope:
             await near.send_all(bytes(16 * HIGH_WATER))
         assert scope.cancelled_caught
-        held = world.near._engine.send_buffered(world.near._quic, near.stream_id)
-        assert HIGH_WATER / 2 < held <= HIGH_WATER * 1.25
+        assert HIGH_WATER / 2 < world.near.buffered(near.stream_id) <= HIGH_WATER * 1.25
 
 
 @every_pair
@@ -184,6 +184,19 @@ async def test_unread_flood_over_many_streams(pair, autojump_clock):
 
 
 @every_pair
+@pytest.mark.parametrize("who", ["near", "far"])
+async def test_what_is_given_up_unread_counts_no_more(pair, who, autojump_clock):
+    async with linked(pair, limits=Limits(unread_connection=100_000)) as world:
+        for _ in range(15):
+            near, far = await open_pair(world)
+            await near.send_all(bytes(10_000))
+            await trio.sleep(0.2)
+            {"near": near, "far": far}[who].reset(1)
+            await trio.sleep(0.2)
+        assert world.far.closed is None
+
+
+@every_pair
 async def test_cancelled_receive_loses_nothing(pair, autojump_clock):
     async with linked(pair) as world:
         near, far = await open_pair(world)
@@ -195,8 +208,26 @@ async def test_cancelled_receive_loses_nothing(pair, autojump_clock):
         assert await far.receive_some() == b"hello"
 
 
-async def test_one_task_at_a_time(autojump_clock):
-    async with linked(("qh3", "qh3")) as world:
+@every_pair
+async def test_send_eof_ends_a_send_all_that_waits(pair, autojump_clock):
+    async with linked(pair) as world:
+        near, _far = await open_pair(world)
+        world.network.cut(world.alice, world.bob)
+        with trio.fail_after(2):
+            async with trio.open_nursery() as nursery:
+
+                async def send():
+                    with pytest.raises(trio.ClosedResourceError):
+                        await near.send_all(bytes(16 * HIGH_WATER))
+
+                nursery.start_soon(send)
+                await trio.sleep(1)
+                await near.send_eof()
+
+
+@every_pair
+async def test_one_task_at_a_time(pair, autojump_clock):
+    async with linked(pair) as world:
         near, _far = await open_pair(world)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(near.receive_some)

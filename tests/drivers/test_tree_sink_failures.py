@@ -10,8 +10,8 @@ import pytest
 
 from meshd.drivers import tree_sink
 from meshd.drivers.tree_sink import TreeSink
-from meshd.errors import LocalProtocolError, RefusedError
-from tests.drivers.tree_sink_kit import digest_of, file_entry, found, mkdir, put, put_entry, raising, refused
+from meshd.errors import LocalProtocolError, RefusedError, UsageError
+from tests.drivers.tree_sink_kit import digest_of, file_entry, found, mkdir, put, put_entry, raising
 
 
 @pytest.fixture
@@ -97,17 +97,23 @@ def test_staging_removed_before_it_was_locked_is_made_anew(into: Path, monkeypat
     sink.discard()
 
 
+def test_staging_that_others_keep_removing_is_said(into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    into.mkdir()
+    monkeypatch.setattr(os, "mkdir", lambda path, mode, *, dir_fd=None: None)
+    with pytest.raises(UsageError, match="other processes keep removing"):
+        TreeSink(into)
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
 @pytest.mark.parametrize("call", ["mkdir", "open", "write", "utime", "close", "fsync", "link", "rename", "syncfs"])
 def test_a_failing_disk_ends_the_transfer_and_leaves_nothing(
     into: Path, number: int, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sink = TreeSink(into)
+    sink = TreeSink(into, few=0 if call == "syncfs" else 64)
     sink.begin(file_entry("z", 1))
     sink.write(b"z")
     sink.end(digest_of(b"z"))
     if call == "syncfs":
-        monkeypatch.setattr(tree_sink, "FEW_ENTRIES", 0)
         monkeypatch.setattr(tree_sink, "can_sync_filesystem", lambda: True)
         monkeypatch.setattr(tree_sink, "sync_filesystem", raising(number))
     elif call == "close":
@@ -189,7 +195,41 @@ def test_a_name_that_only_this_file_system_refuses_costs_the_entry(into: Path, m
     assert put(sink, "a") == "it could not be made here: File name too long"
     monkeypatch.undo()
     assert put(sink, "b") is None
-    assert set(refused(sink.finish())) == {"a"}
+    assert sink.finish().entries == 1
+    assert found(into) == {"b": b"data"}
+
+
+def test_a_close_that_fails_costs_nothing_where_the_content_is_dropped(
+    into: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = TreeSink(into)
+    _fail_close_of_files(monkeypatch, errno.ENOSPC)
+    assert put_entry(sink, file_entry("short", 5), b"data") == "it is shorter than was declared"
+    sink.begin(file_entry("gone", 4))
+    sink.abandon("it changed while it was read")
+    monkeypatch.undo()
+    assert put(sink, "b") is None
+    assert sink.finish().entries == 1
+    assert found(into) == {"b": b"data"}
+
+
+def test_a_file_system_that_cannot_flush_directories(into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    (into / "there").mkdir(parents=True)
+    sink = TreeSink(into)
+    for path in ("new", "there"):
+        mkdir(sink, path)
+        put(sink, f"{path}/a")
+    report = sink.finish()
+    assert (report.entries, list(report.refused)) == (4, [])
+    assert found(into) == {"new": None, "new/a": b"data", "there": None, "there/a": b"data"}
 
 
 def test_a_file_too_large_for_this_file_system_costs_the_entry(into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +273,7 @@ def test_the_floor_is_kept_free(into: Path, monkeypatch: pytest.MonkeyPatch) -> 
     free[0] = 899
     with pytest.raises(RefusedError, match="no space"):
         sink.prepare(None)
-    assert set(refused(sink.finish())) == {"exact", "big", "stdin"}
+    assert sink.finish().entries == 0
     assert found(into) == {}
 
 

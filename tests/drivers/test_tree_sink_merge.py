@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from meshd.drivers import placing
+from meshd.drivers import nofollow, placing
 from meshd.drivers.tree_sink import TreeSink
 from meshd.errors import RefusedError
+from meshd.model.entry import check_admitted
 from tests.drivers.tree_sink_kit import MTIME, found, mkdir, put, raising, refused
 
 
@@ -77,7 +78,7 @@ def test_directories_merge_and_stay_what_they_are(into: Path) -> None:
         assert put(sink, path) is None
     assert put(sink, "top/both") == "a file of that name is already here"
     report = sink.finish()
-    assert (report.entries, report.bytes) == (7, 12)
+    assert (report.entries, report.size) == (7, 12)
     assert found(into) == {
         "top": None, "top/sub": None, "top/sub/old": b"old", "top/both": b"mine", "top/a": b"data",
         "top/sub/b": b"data", "top/new": None, "top/new/deep": None, "top/new/deep/c": b"data",
@@ -85,6 +86,71 @@ def test_directories_merge_and_stay_what_they_are(into: Path) -> None:
     assert stat.S_IMODE((into / "top").stat().st_mode) == 0o700
     assert (into / "top" / "new").stat().st_mtime_ns == MTIME
     assert (into / "top" / "sub").stat().st_mtime_ns != MTIME
+
+
+@pytest.mark.parametrize("top", ["", "top.git/"])
+def test_nothing_is_put_into_a_bare_repository_unless_asked_for(into: Path, top: str) -> None:
+    for name in ("objects", "refs", "hooks"):
+        (into / top / name).mkdir(parents=True)
+    (into / top / "HEAD").write_text("ref: refs/heads/main")
+    before = found(into)
+
+    def send(sink: TreeSink) -> list[str | None]:
+        directories = [*([top.rstrip("/")] if top else []), f"{top}hooks"]
+        return [mkdir(sink, path) for path in directories] + [put(sink, f"{top}hooks/post-receive", executable=True)]
+
+    sink = TreeSink(into)
+    *_, hooks, hook = send(sink)
+    assert hooks is not None and "HEAD is asked for by name" in hooks
+    assert hook == "its directory was refused"
+    sink.finish()
+    assert found(into) == before
+    sink = TreeSink(into, admitted=check_admitted(["HEAD"]))
+    assert not any(send(sink))
+    sink.finish()
+    assert found(into) == {**before, f"{top}hooks/post-receive": b"data"}
+
+
+def test_a_directory_that_cannot_be_looked_into_costs_its_entries_and_no_descriptors(
+    into: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (into / "top").mkdir(parents=True)
+    sink = TreeSink(into)
+    mkdir(sink, "top")
+    before = len(list(Path("/dev/fd").iterdir()))
+    monkeypatch.setattr(nofollow, "look", raising(errno.EACCES))
+    for number in range(3):
+        assert put(sink, f"top/{number}") == "it could not be made here: Permission denied"
+    monkeypatch.undo()
+    assert len(list(Path("/dev/fd").iterdir())) <= before
+    sink.discard()
+
+
+def test_a_repository_that_was_asked_for_merges_whole(into: Path) -> None:
+    for name in ("objects", "refs"):
+        (into / ".git" / name).mkdir(parents=True)
+    (into / ".git" / "HEAD").write_text("old")
+    sink = TreeSink(into, overwrite=True, admitted=check_admitted([".git"]))
+    for path in (".git", ".git/logs"):
+        assert mkdir(sink, path) is None
+    for path in (".git/HEAD", ".git/logs/HEAD"):
+        assert put(sink, path, b"new") is None
+    sink.finish()
+    assert (into / ".git" / "HEAD").read_text() == (into / ".git" / "logs" / "HEAD").read_text() == "new"
+
+
+@pytest.mark.parametrize("lacking", ["HEAD", "objects", "refs"])
+def test_what_only_looks_like_a_repository_is_a_directory_like_others(into: Path, lacking: str) -> None:
+    for name in {"objects", "refs", "hooks"} - {lacking}:
+        (into / name).mkdir(parents=True)
+    if lacking == "HEAD":
+        (into / "HEAD").mkdir()
+    else:
+        (into / "HEAD").write_text("ref: refs/heads/main")
+    sink = TreeSink(into)
+    assert mkdir(sink, "hooks") is None
+    assert put(sink, "hooks/useState.ts") is None
+    assert sink.finish().entries == 2
 
 
 @pytest.mark.parametrize("overwrite", [True, False])
@@ -116,10 +182,11 @@ def test_a_link_in_the_place_of_a_directory_that_merges(into: Path, moment: str)
     (into.parent / "outside" / "sub").mkdir()
     if moment == "before the next entry":
         assert put(sink, "top/sub/a") is not None
+    late = {"top", "top/sub"} | ({"top/sub/a"} if moment == "before the end" else set())
     report = sink.finish()
     assert found(into.parent / "outside") == {"kept": b"kept", "sub": None}
     assert report.entries == 0
-    assert set(refused(report)) == {"top", "top/sub", "top/sub/a"}
+    assert set(refused(report)) == late
 
 
 def test_a_link_in_the_place_of_a_staged_directory_is_not_followed(into: Path) -> None:

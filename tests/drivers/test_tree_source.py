@@ -8,10 +8,11 @@ import blake3
 import pytest
 
 from meshd.drivers import tree_source
-from meshd.drivers.payload import CHUNK_SIZE, MAX_PIECES, Began, Content, Ended, Failed, Piece
+from meshd.drivers.payload import MAX_PIECES, Began, Content, Ended, Failed, Piece
 from meshd.drivers.tree_source import TreeSource
 from meshd.errors import RefusedError, UsageError
 from meshd.model.entry import Entry, EntryKind
+from meshd.wire.constants import CHUNK_SIZE
 
 NOTHING = blake3.blake3(b"").digest()
 
@@ -56,7 +57,7 @@ def test_one_file(tmp_path: Path) -> None:
     path.chmod(0o640)
     source = TreeSource([path])
     survey = source.scan()
-    assert (survey.entries, survey.bytes, list(survey.skipped), list(survey.unreadable)) == (1, 5, [], [])
+    assert (survey.entries, survey.size, list(survey.skipped), list(survey.unreadable)) == (1, 5, [], [])
     entry = Entry(("a.txt",), EntryKind.FILE, 5, False, 1_234_567_890_123_456_789)
     assert rest(source) == [Began(entry), Content(b"hello"), Ended(blake3.blake3(b"hello").digest())]
 
@@ -94,7 +95,7 @@ def test_the_survey_counts_what_is_then_sent(tmp_path: Path) -> None:
     survey = source.scan()
     pieces = rest(source)
     assert survey.entries == len(names(pieces)) == 5
-    assert survey.bytes == len(content(pieces)) == 8
+    assert survey.size == len(content(pieces)) == 8
 
 
 def test_dot_and_dot_dot_are_sent_under_the_names_they_stand_for(

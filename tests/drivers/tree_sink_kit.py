@@ -49,6 +49,7 @@ def found(root: Path) -> dict[str, bytes | None]:
 
 
 def refused(report: Report) -> dict[str, str]:
+    """The late refusals."""
     return {"/".join(refusal.path): refusal.reason for refusal in report.refused}
 
 

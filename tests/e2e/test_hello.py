@@ -52,6 +52,14 @@ def test_a_code_may_be_typed_carelessly(tether):
     assert listener.text == f"Code: {code}\n", "quiet shows the code and nothing else"
 
 
+def test_a_code_needs_no_quotes(tether):
+    listener = tether.listen()
+    code = listener.event("code")["code"]
+    (tether.directory / "note").write_text("a path in between is still a path")
+    tether.connect(*code.split("-"), "--send", "note", to=listener).exits(0)
+    assert listener.exits(0).out == b"a path in between is still a path"
+
+
 @pytest.mark.parametrize("engines", [("qh3", "aioquic"), ("aioquic", "qh3")], ids="-".join)
 def test_the_engines_understand_each_other(tether, words, engines):
     pytest.importorskip("qh3")

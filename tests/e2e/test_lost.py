@@ -63,7 +63,7 @@ def test_an_idle_sender_is_killed(tether, words):
     assert listener.out == b""
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "term"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["ctrl-c", "term", "hup"])
 @pytest.mark.parametrize("who", ["listener", "connector"])
 def test_one_side_is_stopped(tether, words, who, number):
     """It ends with 130 at once, though it waits for a pipe; the other hears it and does not wait for a silence."""

@@ -1,5 +1,6 @@
 """Where the words come from, and what is refused before anything is sent."""
 
+import re
 import secrets
 import unicodedata
 
@@ -44,10 +45,17 @@ REFUSED = {
     "two ways": (["connect", "7-crystal-clock-tower", "--passphrase", "x y"], {}, "more than one way"),
     "nobody to ask": (["connect"], {}, "no terminal to ask on"),
     "an interface of somebody else": (["listen", "--interface", "192.0.2.1"], {}, "no address 192.0.2.1"),
-    "an engine that is none": (["listen", "--quic-engine", "quiche"], {}, "not a QUIC engine"),
+    "an engine that is none": (["listen", "--quic-engine", "quiche"], {}, "is not one of 'aioquic', 'qh3'"),
     "two peers": (["connect", "--passphrase", "x y", "--peer", "::1", "--host", "::1"], {}, "say the same"),
     "no peer's port": (["connect", "--passphrase", "x y", "--peer", "::1", "--port", "9"], {}, "--port needs --host"),
     "a port that is none": (["connect", "--passphrase", "x y", "--peer", "127.0.0.1:99999"], {}, "not a port"),
+    "no such option": (["listen", "--nonsense"], {}, "No such option"),
+    "a port that is no number": (
+        ["connect", "--passphrase", "x y", "--port", "ten"],
+        {},
+        "'ten' is not a valid integer",
+    ),
+    "a name that nobody obeys": (["listen", "--into", ".", "--accept", "notes.txt"], {}, "notes.txt"),
     "overwrite what": (["listen", "--passphrase", "x y", "--overwrite"], {}, "--into DIR"),
     "nothing to send": (["listen", "--passphrase", "x y", "--send", "nowhere"], {}, "nowhere"),
 }
@@ -63,6 +71,11 @@ def test_refused_before_anything_is_sent(tether):
         run.exits(2)
         assert REFUSED[case][2] in run.error, case
         assert not run.all_of("searching") and run.out == b""
+
+
+def test_a_usage_error_is_one_line_too(tether):
+    run = tether.start("connect", "--port", "ten").exits(2)
+    assert re.fullmatch(r"Error: .*--port.* Try python -m tether_lite connect --help\.\n", run.text)
 
 
 def test_a_word_that_is_no_word_costs_no_try(tether):

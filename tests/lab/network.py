@@ -21,6 +21,9 @@ import attrs
 BRIDGE = "lan"
 """The bridge's interface in the switch's namespace: where a capture sees everything."""
 
+NETWORK = "10.77.0"
+"""The network that hosts are on unless told otherwise, without its last number; all are /24."""
+
 
 def why_not(*tools: str) -> str | None:
     """What this machine lacks for a lab, and for these programs; None when it can have one."""
@@ -66,7 +69,7 @@ class Host:
 
 
 class Lan:
-    """A bridge and the hosts on it, 10.77.0.0/24."""
+    """A bridge and the hosts on it."""
 
     def __init__(self) -> None:
         self._mark = f"tm{secrets.token_hex(3)}"
@@ -83,22 +86,30 @@ class Lan:
             with contextlib.suppress(AssertionError):
                 run("ip", "netns", "delete", name)
 
-    def host(self, name: str) -> Host:
+    def host(self, name: str, network: str = NETWORK) -> Host:
         """A new host on the bridge."""
-        number = len(self._namespaces)
-        host = self._namespace(name, f"10.77.0.{number}")
-        port = f"port{number}"
-        inside = ("peer", "name", "eth0", "netns", host.namespace)
-        self.switch.command("ip", "link", "add", port, "type", "veth", *inside)
-        self.switch.command("ip", "link", "set", port, "master", BRIDGE, "up")
-        host.command("ip", "address", "add", f"{host.address}/24", "dev", "eth0")
-        host.command("ip", "link", "set", "eth0", "up")
-        host.command("ip", "route", "add", "default", "dev", "eth0")
-        return host
+        return self.plug(self.lonely_host(name), network)
 
     def lonely_host(self, name: str) -> Host:
         """A host that has only loopback."""
         return self._namespace(name, "127.0.0.1")
+
+    def plug(self, host: Host, network: str = NETWORK) -> Host:
+        """Put a cable from a lonely host to the bridge; the host with the address that it has there."""
+        port = f"port{self._namespaces.index(host.namespace)}"
+        inside = ("peer", "name", "eth0", "netns", host.namespace)
+        self.switch.command("ip", "link", "add", port, "type", "veth", *inside)
+        self.switch.command("ip", "link", "set", port, "master", BRIDGE, "up")
+        host.command("ip", "link", "set", "eth0", "up")
+        return self.move(host, network)
+
+    def move(self, host: Host, network: str) -> Host:
+        """Give a host an address of this network in place of the one that it has; the host with that address."""
+        moved = attrs.evolve(host, address=f"{network}.{self._namespaces.index(host.namespace)}")
+        host.command("ip", "address", "flush", "dev", "eth0")
+        host.command("ip", "address", "add", f"{moved.address}/24", "dev", "eth0")
+        host.command("ip", "route", "add", "default", "dev", "eth0")
+        return moved
 
     def drop(self, host: Host, *rule: str) -> None:
         """Let `host` drop what fits an nftables rule, on its way in and out: `drop(host, "udp", "dport", "5353")`."""

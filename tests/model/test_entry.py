@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from meshd.errors import EXIT_REFUSED
+from meshd.errors import EXIT_REFUSED, UsageError
 from meshd.model.entry import (
     MAX_DEPTH,
     MAX_PART_BYTES,
@@ -18,6 +18,7 @@ from meshd.model.entry import (
     EntryKind,
     ListingDigest,
     UnsafeNameError,
+    check_admitted,
     check_entry,
     check_lengths,
     check_path,
@@ -158,16 +159,41 @@ def test_every_protected_name_is_refused_in_any_case_and_admitted_when_asked_for
 ) -> None:
     mixed = "".join(data.draw(st.sampled_from([letter.lower(), letter.upper()])) for letter in name)
     assert not is_safe(("a", mixed))
-    assert is_safe(("a", mixed), frozenset([name.upper()]))
+    assert is_safe(("a", mixed), check_admitted([name.upper()]))
     others = PROTECTED_NAMES - {name}
     assert not is_safe(("a", mixed), others)
 
 
 def test_admitting_a_name_lifts_no_other_rule() -> None:
-    assert is_safe((".git", "config"), frozenset([".GIT"]))
-    assert not is_safe((".git", ".vscode"), frozenset([".git"]))
-    assert not is_safe(("..", ".git"), frozenset([".git", ".."]))
-    assert not is_safe(("a:b",), frozenset(["a:b"]))
+    admitted = check_admitted([".GIT"])
+    assert is_safe((".git", "config"), admitted)
+    assert not is_safe((".git", ".vscode"), admitted)
+    assert not is_safe(("..", ".git"), admitted)
+
+
+def test_what_may_be_asked_for() -> None:
+    assert check_admitted([]) == frozenset()
+    assert check_admitted([".Git", ".git", "HEAD", ".g\u200cit"]) == {".git", "head"}
+    assert check_admitted(PROTECTED_NAMES) == PROTECTED_NAMES
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        (".gti", "Did you mean .git"),
+        ("git", ".git"),
+        (".git/", ".git"),
+        (".mcp.jsn", ".mcp.json"),
+        ("README.md", "Leave it out"),
+        ("..", "Leave it out"),
+        ("", "Leave it out"),
+    ],
+)
+def test_a_name_that_nobody_protects_is_said_with_what_is_close(name: str, advice: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_admitted([".git", name])
+    assert repr(name) in caught.value.what
+    assert advice in caught.value.advice
 
 
 def test_refuses_the_mark_of_a_bare_repository_only_as_a_file() -> None:
@@ -178,7 +204,11 @@ def test_refuses_the_mark_of_a_bare_repository_only_as_a_file() -> None:
         with pytest.raises(UnsafeNameError, match="asked for by name"):
             check_entry(head(name, EntryKind.FILE))
     check_entry(head("head", EntryKind.DIRECTORY))
-    check_entry(head("HEAD", EntryKind.FILE), frozenset(["head"]))
+    check_entry(head("HEAD", EntryKind.FILE), check_admitted(["Head"]))
+    for path in ((".git", "HEAD"), ("x", ".GIT", "logs", "HEAD")):
+        check_entry(Entry(path, EntryKind.FILE, 0, False, 0), check_admitted([".git"]))
+    with pytest.raises(UnsafeNameError, match="asked for by name"):
+        check_entry(head("HEAD", EntryKind.FILE), check_admitted([".git"]))
     with pytest.raises(UnsafeNameError):
         check_entry(head("..", EntryKind.DIRECTORY))
 

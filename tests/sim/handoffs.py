@@ -80,7 +80,7 @@ class MemorySink:
 
     def finish(self) -> payload.Report:
         self.stored = bytes(self._data)
-        return payload.Report(entries=1, bytes=len(self.stored), refused=())
+        return payload.Report(entries=1, size=len(self.stored))
 
     def discard(self) -> None:
         self._data.clear()

@@ -232,10 +232,6 @@ class SimulatedSocket:
         if (level, option) == (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
             self._v6only = bool(value)
 
-    def getsockopt(self, _level: int, _option: int, _length: int = 0) -> int:
-        """Always 0."""
-        return 0
-
     async def bind(self, address: tuple[Any, ...]) -> None:
         """Bind to an address of a host, or to all of those of the host whose block this runs in."""
         await trio.lowlevel.checkpoint()

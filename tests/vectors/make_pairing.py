@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -90,19 +89,19 @@ def rule_breakers(a: Ran, b: Ran) -> list[tuple[str, Role, list[bytes], str]]:
     from_a = [encode_frame(*frame) for frame in a.frames]
     from_b = [encode_frame(*frame) for frame in b.frames]
 
-    def to_a(confirm: Callable[[NoiseHandshake], bytes]) -> list[bytes]:
+    def to_a(profile: bytes) -> list[bytes]:
         handshake = who_holds_the_words(a, b, Role.B)
         handshake.read(noise_1)
         handshake.write()
         handshake.read(noise_3)
-        return [*from_b[:3], encode_frame(Frame.CONFIRM, confirm(handshake))]
+        return [*from_b[:3], encode_frame(Frame.CONFIRM, handshake.encrypt(profile))]
 
-    def to_b(confirm: Callable[[NoiseHandshake], bytes]) -> list[bytes]:
+    def to_b(profile: bytes) -> list[bytes]:
         handshake = who_holds_the_words(a, b, Role.A)
         handshake.write()
         handshake.read(noise_2)
         handshake.write()
-        return [*from_a[:4], encode_frame(Frame.CONFIRM, confirm(handshake))]
+        return [*from_a[:4], encode_frame(Frame.CONFIRM, handshake.encrypt(profile))]
 
     def noise_from_a(payload: bytes = b"", last_payload: bytes = b"", static: bytes | None = None) -> list[bytes]:
         handshake = who_holds_the_words(a, b, Role.A, static)
@@ -129,8 +128,7 @@ def rule_breakers(a: Ran, b: Ran) -> list[tuple[str, Role, list[bytes], str]]:
         ("label that is too long", encode_body(Profile("x" * 64, True, True, False))),
         ("profile that is none", b"\xc1"),
     ):
-        for role, fed in ((Role.A, to_a), (Role.B, to_b)):
-            found.append((name, role, fed(lambda handshake, said=profile: handshake.encrypt(said)), "PROTOCOL"))
+        found += [(name, Role.A, to_a(profile), "PROTOCOL"), (name, Role.B, to_b(profile), "PROTOCOL")]
     return found
 
 
