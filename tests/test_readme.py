@@ -39,7 +39,7 @@ def test_help_has_the_exit_codes(command: click.Command) -> None:
 
 def test_help_and_manual_have_the_default_time_outs() -> None:
     for command, seconds in ((listen, 600), (connect, 30)):
-        assert re.search(rf"--timeout SECONDS .*?\[default: {seconds}(\.0)?;", help_of(command), re.DOTALL)
+        assert re.search(rf"--timeout SECONDS .*?\[default:\s+{seconds}(\.0)?;", help_of(command), re.DOTALL)
         assert f"`{command.name}` {seconds}" in row_of("--timeout")
 
 

@@ -83,6 +83,7 @@ async def _settle(connection: Connection, stream: Stream, machine: Pairing, pair
         with trio.move_on_after(PAIRING_DEADLINE):
             last = await stream.receive_some(READ_SIZE)
         if last == b"":
+            connection.admit()
             return paired
         code: int | None = CloseCode.TIMED_OUT if last is None else CloseCode.PROTOCOL
         connection.close(CloseCode.PROTOCOL, "")

@@ -254,7 +254,7 @@ class Endpoint:
 
     def _has_room_for(self, address: SocketAddress) -> bool:
         # Over the limit the answer is silence: the client repeats its Initial, and gets in if a place is free by then.
-        strangers = [c.peer.host for c in self._connections if not c.admitted and c.closed is None]
+        strangers = [c.peer.host for c in self._connections if not (c.is_client or c.admitted or c.closed)]
         source = _source(address[0])
         same = sum(_source(host) == source for host in strangers)
         return len(strangers) < self.limits.unauthenticated and same < self.limits.unauthenticated_per_source

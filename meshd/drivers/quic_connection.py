@@ -77,8 +77,9 @@ class Connection:
         self._stream_queue: list[Stream] = []
         self._stream_arrived = trio.Event()
         self._unread = self._received = 0
-        self.admitted = is_client
-        self._admit_by = now + self._limits.unauthenticated_seconds
+        self.admitted = False
+        # Who dials decides for itself how long to wait for a stranger it has chosen.
+        self._admit_by = float("inf") if is_client else now + self._limits.unauthenticated_seconds
         self.settled, self._ended = trio.Event(), trio.Event()
         self._ping_every = self._silence = float("inf")
         self._heard = self._pinged = now
@@ -115,7 +116,7 @@ class Connection:
         return frozenset(self._streams.values())
 
     def admit(self) -> None:
-        """The peer is authenticated: lift the limits on strangers. A dialled connection is never under them."""
+        """The peer is authenticated: lift the limits on strangers."""
         self.admitted = True
 
     def watch(self, *, ping: float, silence: float) -> None:
@@ -247,7 +248,7 @@ class Connection:
                 self._streams[stream.stream_id] = stream
                 self._stream_queue.append(stream)
                 self._next_peer_stream += 4
-                if not self.admitted and self._next_peer_stream > 4 * self._limits.unauthenticated_streams:
+                if not self.admitted and self._next_peer_stream // 4 > self._limits.unauthenticated_streams:
                     self.close(DriverCode.UNAUTHENTICATED, "too many streams before authentication")
                     return None
                 if len(self._streams) > self._limits.streams or len(self._stream_queue) > self._limits.streams:

@@ -35,7 +35,8 @@ class DriverCode(IntEnum):
 
 @attrs.frozen
 class Limits:
-    """What peers may cost. The first five hold for an accepted connection until `admit()`.
+    """What peers may cost. The first five hold until `admit()`; numbers and time only for accepted connections, since
+    who dials chose the stranger.
 
     They bind the caller as well: before a dialler has heard that it is admitted it may send no more than
     `unauthenticated_bytes`, all on its first stream.
@@ -46,7 +47,8 @@ class Limits:
     unauthenticated_per_source: int = 4
     """The same for one IPv4 address or one IPv6 /64, which is what one customer holds. Loopback counts alike."""
     unauthenticated_streams: int = 1
-    """Streams before `admit()`: a handshake is a conversation and needs one."""
+    """Streams opened by the peer before `admit()`: a handshake is a conversation and needs one. Of a dialled peer it is
+    its next that may come before we know that we are admitted; its first bytes are an offer."""
     unauthenticated_bytes: int = 16 * 1024
     """Stream bytes received before `admit()`: several times the longest pairing."""
     unauthenticated_seconds: float = 10.0

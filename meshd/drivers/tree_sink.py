@@ -77,8 +77,8 @@ class TreeSink:
     `overwrite` lets a file replace a file. `admitted` are the protected names that the person asked for, as
     `check_admitted` gives them. `floor` is in bytes. Up to `few` entries are flushed one by one. Modes are 0644, 0755
     for executables and directories, less the umask. Times of change are kept, but for those of directories that were
-    here before. Sizes, times and the number of entries are within what the wire can say (meshd/wire/messages.py, which
-    so bounds memory too). Raises UsageError when `into` cannot be written to.
+    here before. Raises UsageError when `into` cannot be written to. Sizes, times and how many entries there may be, hence
+    the memory for them, were bounded before they come here (meshd/wire/messages.py, meshd/protocol/transfer.py).
 
     Whoever kills the process while `finish` gives names may leave some entries placed and others not, each of them
     whole; a tree that is new here comes in one step.

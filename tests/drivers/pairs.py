@@ -72,6 +72,7 @@ async def linked(pair: tuple[str, str], *, admit: bool = True, **options: Any) -
         world.near = await world.client.dial(world.target, timeout=20)
         world.far = await world.server.accept()
         if admit:
+            world.near.admit()
             world.far.admit()
         yield world
 

@@ -363,6 +363,7 @@ async def test_the_narrowest_path_of_ipv6_is_wide_enough(pair, host, autojump_cl
     async with endpoints(pair, mtu=1280) as world:
         world.near = await world.client.dial(Address(host, world.server.port), timeout=5)
         world.far = await world.server.accept()
+        world.near.admit()
         world.far.admit()
         near, far = await open_pair(world)
         async with trio.open_nursery() as nursery:

@@ -6,7 +6,7 @@ import random
 import pytest
 import trio
 
-from meshd.drivers.quic import ConnectionClosedError, DialFailedError, Limits, open_endpoint
+from meshd.drivers.quic import ConnectionClosedError, DialFailedError, DriverCode, Limits, open_endpoint
 from meshd.model.address import Address
 from tests.drivers.pairs import IDENTITY, endpoints, engine, every_pair, linked, open_pair
 
@@ -21,6 +21,7 @@ async def test_junk_and_mutated_packets_change_nothing(pair, autojump_clock):
         world.network.tap = lambda data, source, target: seen.append((data, source, target))
         world.near = await world.client.dial(world.target, timeout=5)
         world.far = await world.server.accept()
+        world.near.admit()
         world.far.admit()
         near, far = await open_pair(world)
         await near.send_all(bytes(20_000))
@@ -204,6 +205,7 @@ async def test_the_quic_bit_is_set_in_all_that_is_sent(pair, autojump_clock):
         world.network.tap = lambda data, source, target: first_bytes.append(data[0])
         world.near = await world.client.dial(world.target, timeout=5)
         world.far = await world.server.accept()
+        world.near.admit()
         world.far.admit()
         near, far = await open_pair(world)
         await near.send_all(bytes(500_000))
@@ -278,9 +280,28 @@ async def test_a_preferred_address_is_not_followed(pair, autojump_clock, monkeyp
         world.network.tap = lambda data, source, target: targets.add(target[0])
         world.near = await world.client.dial(world.target, timeout=5)
         world.far = await world.server.accept()
+        world.near.admit()
         world.far.admit()
         await open_pair(world)
         await trio.sleep(100)
         await open_pair(world)
         assert offered
         assert targets == {world.alice.address, world.bob.address}
+
+
+@every_pair
+@pytest.mark.parametrize("streams", [1, 2])
+async def test_who_dials_a_stranger_takes_no_more_from_it_than_a_listener_would(pair, streams, autojump_clock):
+    """One stream is let in: it may be the peer's next one, sent as soon as it had admitted us."""
+    async with linked(pair, admit=False) as world:
+        world.far.admit()
+        for _ in range(streams):
+            stream = await world.far.open_stream()
+            await stream.send_all(b"x")
+        with trio.move_on_after(1):
+            await world.near.wait_closed()
+        assert (world.near.closed is not None) == (streams > 1)
+        if streams == 1:
+            await stream.send_all(bytes(Limits().unauthenticated_bytes))
+            with trio.fail_after(1):
+                assert (await world.near.wait_closed()).code == DriverCode.UNAUTHENTICATED

@@ -21,6 +21,7 @@ async def test_echo_on_loopback(pair):
         with trio.fail_after(20):
             near = await client.dial(Address("127.0.0.1", server.port), timeout=10)
             far = await server.accept()
+            near.admit()
             far.admit()
             stream = await near.open_stream()
             async with trio.open_nursery() as nursery:
@@ -159,6 +160,7 @@ async def test_the_contract_of_trio_streams(pair):
     ):
         near = await client.dial(Address("127.0.0.1", server.port), timeout=10)
         far = await server.accept()
+        near.admit()
         far.admit()
 
         async def make():

@@ -34,6 +34,7 @@ async def test_echo(near, far, seed, autojump_clock):
         async with opened_there as server, opened_here as client, trio.open_nursery() as nursery:
             nursery.start_soon(echo_once, server)
             connection = await client.dial(Address(bob.address, server.port), timeout=20)
+            connection.admit()
             stream = await connection.open_stream()
             nursery.start_soon(send, stream)
             received = bytearray()
