@@ -21,9 +21,8 @@ from meshd.drivers.tree_source import TreeSource
 from meshd.errors import UsageError
 from meshd.model.address import DEFAULT_PORT, Address
 from meshd.model.entry import check_admitted
-from meshd.model.text import is_label
+from meshd.model.text import LABEL_LIMIT, is_label
 from meshd.protocol.passphrase import Secret
-from meshd.wire.constants import LABEL_LIMIT
 from tether_lite import streams, words
 from tether_lite.display import Display
 

@@ -213,7 +213,7 @@ async def _move(
 
 def _lost(closed: Closed, connection: Connection) -> TetherError:
     """What a connection that ended before its time means to the person."""
-    if closed.told != CloseCode.DONE and CloseCode.of(closed.told) is not None:
+    if CloseCode.of(closed.told, CloseCode.DONE) is not CloseCode.DONE:
         return error_for_close(closed.told, Role.A if connection.is_client else Role.B, at_stake=False)
     why = f"nothing was heard for {SILENCE:.0f} seconds" if closed.timed_out else closed.reason or "it ended early"
     return ConnectionLostError(

@@ -91,7 +91,7 @@ async def _settle(connection: Connection, stream: Stream, machine: Pairing, pair
         code = error.closed.told
     except StreamResetError as error:
         code = error.code
-    return Failed(CloseCode.of(code) or CloseCode.TIMED_OUT, error_for_close(code, Role.A, at_stake=False), spent=False)
+    return Failed(CloseCode.of(code, CloseCode.TIMED_OUT), error_for_close(code, Role.A, at_stake=False), spent=False)
 
 
 async def _exchange(stream: Stream, machine: Pairing) -> None:

@@ -134,8 +134,8 @@ class Sink(Protocol):
     def end(self, digest: bytes) -> str | None:
         """The entry is complete: `digest` is what its content must hash to. Returns a reason as `write` does."""
 
-    def abandon(self, reason: str) -> None:
-        """The sender could not finish the entry in progress, for this `reason`; nothing is answered."""
+    def abandon(self) -> None:
+        """The sender could not finish the entry in progress; nothing is answered."""
 
     def finish(self) -> Report:
         """All entries came: make them last, give them their names. After an error here call `discard`."""

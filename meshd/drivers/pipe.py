@@ -143,7 +143,7 @@ class StreamSink:
         self._current, self._writing = None, False
         return reason
 
-    def abandon(self, reason: str) -> None:
+    def abandon(self) -> None:
         """The sender could not finish the entry in progress; what came of it has been written."""
         if self._current is None:
             raise LocalProtocolError("abandon() without an entry in progress")

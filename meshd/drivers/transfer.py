@@ -84,14 +84,12 @@ async def send_payload(
     """
     started = trio.current_time()
     observer(status.Started("send", survey.entries, survey.size))
-    left_out = len(survey.skipped) + len(survey.unreadable)
-    offer = Offer(stream=survey.size is None, entries=survey.entries, size=survey.size, skipped=left_out)
+    offer = Offer(stream=survey.size is None, entries=survey.entries, size=survey.size, skipped=len(survey.skipped))
     machine = transfer.Sender(offer, started, accept_within)
     sending = _Sending(machine, source, _Tally("send", observer), stream, offload)
     outcome = await sending.run()
-    refused = outcome.refused + len(survey.unreadable)
-    observer(status.Finished("send", outcome.entries, outcome.size, refused, trio.current_time() - started))
-    return attrs.evolve(outcome, refused=refused)
+    observer(status.Finished("send", outcome.entries, outcome.size, outcome.refused, trio.current_time() - started))
+    return outcome
 
 
 @attrs.define
@@ -268,6 +266,9 @@ class _Receiving:
             match event:
                 case transfer.Offered(offer):
                     self.tally.observer(status.Started("receive", offer.entries, offer.size))
+                    if offer.skipped:
+                        left_out = f"The other side leaves out {offer.skipped:,} links, devices and the like."
+                        self.tally.observer(status.Warned(left_out))
                     await self.offload(partial(self.sink.prepare, offer.size))
                     self.machine.accept(trio.current_time())
                 case transfer.AllSent():
@@ -323,7 +324,7 @@ class _Receiving:
                     reason = self.sink.end(digest)
                     self.tally.entries += 1
                 case transfer.Dropped(why):
-                    self.sink.abandon(why)
+                    self.sink.abandon()
                     refused.append((self.index, self.path, why))
             if reason is not None:
                 refused.append((self.index, self.path, reason))

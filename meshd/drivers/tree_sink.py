@@ -174,10 +174,10 @@ class TreeSink:
         self._incoming = None
         return reason
 
-    def abandon(self, reason: str) -> None:
+    def abandon(self) -> None:
         """The sender could not finish the entry in progress: what came of it is removed."""
         if self._current().node is not None:
-            self._refuse(reason)
+            self._refuse("the sender gave it up")
         self._incoming = None
 
     def finish(self) -> Report:

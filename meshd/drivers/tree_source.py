@@ -69,8 +69,8 @@ class TreeSource:
     A given path is sent under its last component, `.` and `..` under the name of the directory they stand for. A given
     path that is a link is followed, as the person named it; a link inside a directory never is. A directory comes
     before its files, and those before its directories, each in the order of their names. A file that is written to
-    while it is read ends with Failed; one that cannot be opened is a Began of size 0 and a Failed, so that both sides
-    hear of it.
+    while it is read ends with Failed; what cannot be opened is a Began of size 0 and a Failed, so that both sides hear
+    of it, and is named by `scan` already.
     """
 
     may_block = False
@@ -170,6 +170,7 @@ class TreeSource:
                     below = [child for child in children if self._visit(fd, child, index, path, shown / child)]
             except OSError as error:
                 self._note(self._unreadable, shown, error.strerror or str(error))
+                self._listing.add(name, parent, is_directory=True)
             else:
                 todo.extend((index, child) for child in reversed(below))
 
@@ -179,6 +180,7 @@ class TreeSource:
             status = nofollow.look(name, fd)
         except OSError as error:
             self._note(self._unreadable, shown, error.strerror or str(error))
+            self._listing.add(name, parent, is_directory=False)
             return False
         if status is None:
             return False  # removed since the directory was listed, as if the walk had come later
@@ -189,6 +191,7 @@ class TreeSource:
             return True
         elif not os.access(name, os.R_OK, dir_fd=fd, effective_ids=os.access in os.supports_effective_ids):
             self._note(self._unreadable, shown, os.strerror(errno.EACCES))
+            self._list(name, parent, status)
         else:
             self._list(name, parent, status)
         return False

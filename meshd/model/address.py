@@ -1,7 +1,5 @@
 """A place where a peer might answer: a hint, never an identity."""
 
-import ipaddress
-
 import attrs
 
 from meshd.errors import UsageError
@@ -35,14 +33,6 @@ class Address:
         if not (port_text.isascii() and port_text.isdigit() and len(port_text) <= 5 and 0 < int(port_text) < 65_536):
             raise UsageError(f"{port_text!r} is not a port.", "A port is a number from 1 to 65535.")
         return cls(host, int(port_text))
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether the host is a loopback address by its number; names are not looked up."""
-        try:
-            return ipaddress.ip_address(self.host.partition("%")[0]).is_loopback
-        except ValueError:
-            return False
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

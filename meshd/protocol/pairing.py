@@ -236,7 +236,7 @@ class Pairing:
         if self._over(State.PAIRED, State.FAILED):
             return
         error = error_for_close(code, self._role, self._at_stake)
-        self._fail(CloseCode.of(code) or CloseCode.TIMED_OUT, error)
+        self._fail(CloseCode.of(code, CloseCode.TIMED_OUT), error)
 
     # Transitions, in the order of the page. Each runs when TRANSITIONS has already moved the machine on.
 

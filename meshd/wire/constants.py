@@ -21,9 +21,6 @@ DIGEST_SIZE: Final = 32
 PASSPHRASE_LIMIT: Final = 1024
 """Most bytes of a passphrase in UTF-8: more is a file pasted by mistake."""
 
-LABEL_LIMIT: Final = 63
-"""Most characters of a machine's chosen label, as in a DNS label."""
-
 REASON_LIMIT: Final = 500
 """Most characters of a reason that a peer may make us show."""
 
@@ -93,6 +90,6 @@ class CloseCode(enum.IntEnum):
     WORDS_DIFFER = 0x0B
 
     @classmethod
-    def of(cls, code: int | None) -> "CloseCode | None":
-        """The code with this number, None for a number that is none of ours."""
-        return next((each for each in cls if each == code), None)
+    def of(cls, code: int | None, otherwise: "CloseCode") -> "CloseCode":
+        """The code with this number, or another for a number that is none of ours."""
+        return next((each for each in cls if each == code), otherwise)

@@ -6,7 +6,8 @@ import attrs
 from msgspec import Meta
 
 from meshd.model.entry import MAX_ENTRIES
-from meshd.wire.constants import DIGEST_SIZE, LABEL_LIMIT, REASON_LIMIT
+from meshd.model.text import LABEL_LIMIT
+from meshd.wire.constants import DIGEST_SIZE, REASON_LIMIT
 
 Version = Annotated[int, Meta(ge=1, le=65_535)]
 Nonce = Annotated[bytes, Meta(min_length=32, max_length=32)]

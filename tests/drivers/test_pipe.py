@@ -119,7 +119,7 @@ def test_directories_and_second_files_are_refused_with_what_to_do(pipe: tuple[in
     sink.write(b"hello")
     assert sink.end(HELLO) is None
     assert "--into DIR" in (sink.begin(attrs.evolve(FILE, path=("b",))) or "")
-    sink.abandon("refused")
+    sink.abandon()
     report = sink.finish()
     assert (report.entries, report.size, list(report.refused)) == (1, 5, [])
     assert os.read(pipe[0], 100) == b"hello"
@@ -146,7 +146,7 @@ def test_a_file_that_its_sender_gave_up_is_not_counted(pipe: tuple[int, int]) ->
     sink = StreamSink(pipe[1])
     sink.begin(FILE)
     sink.write(b"he")
-    sink.abandon("it changed")
+    sink.abandon()
     assert sink.begin(FILE) is not None, "what stands in the output cannot be taken back"
     assert sink.write(b"hello") is None
     assert sink.end(HELLO) is None
@@ -194,7 +194,7 @@ def test_all_of_a_chunk_is_written_however_short_each_write_is(pipe: tuple[int, 
 
 def test_calls_out_of_turn_are_our_own_fault(pipe: tuple[int, int]) -> None:
     sink = StreamSink(pipe[1])
-    for call in (lambda: sink.write(b""), lambda: sink.end(b""), lambda: sink.abandon("")):
+    for call in (lambda: sink.write(b""), lambda: sink.end(b""), sink.abandon):
         with pytest.raises(LocalProtocolError):
             call()
     sink.begin(FILE)

@@ -266,9 +266,9 @@ def test_content_of_a_directory_and_abandoned_entries(into: Path, kind: EntryKin
     sink.end(digest_of(b"x"))
     assert put(sink, "d/a") == "its directory was refused"
     assert sink.begin(Entry(("gone",), kind, 0, False, 0)) is None
-    sink.abandon("it changed while it was read")
+    sink.abandon()
     assert sink.begin(Entry(("..",), kind, 0, False, 0)) is not None
-    sink.abandon("it was refused anyway")
+    sink.abandon()
     report = sink.finish()
     assert (report.entries, list(report.refused)) == (0, [])
     assert found(into) == {}

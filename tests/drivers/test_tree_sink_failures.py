@@ -206,7 +206,7 @@ def test_a_close_that_fails_costs_nothing_where_the_content_is_dropped(
     _fail_close_of_files(monkeypatch, errno.ENOSPC)
     assert put_entry(sink, file_entry("short", 5), b"data") == "it is shorter than was declared"
     sink.begin(file_entry("gone", 4))
-    sink.abandon("it changed while it was read")
+    sink.abandon()
     monkeypatch.undo()
     assert put(sink, "b") is None
     assert sink.finish().entries == 1
@@ -262,7 +262,7 @@ def test_the_floor_is_kept_free(into: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(RefusedError, match="no space"):
         sink.prepare(101)
     assert sink.begin(file_entry("exact", 100)) is None
-    sink.abandon("")
+    sink.abandon()
     assert "no space" in (sink.begin(file_entry("big", 101)) or "")
     sink.end(bytes(32))
     sink.begin(file_entry("stdin", None))
@@ -286,7 +286,7 @@ def test_a_file_system_that_does_not_count_is_trusted(into: Path, monkeypatch: p
 
 def test_calls_out_of_turn_are_our_own_fault(into: Path) -> None:
     sink = TreeSink(into)
-    for call in (lambda: sink.write(b""), lambda: sink.end(b""), lambda: sink.abandon("")):
+    for call in (lambda: sink.write(b""), lambda: sink.end(b""), sink.abandon):
         with pytest.raises(LocalProtocolError):
             call()
     sink.begin(file_entry("a", 1))

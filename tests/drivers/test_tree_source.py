@@ -1,5 +1,6 @@
 """Reading trees: what is sent, in which order, and what a tree that changes meanwhile can and cannot do."""
 
+import itertools
 import os
 import socket
 from pathlib import Path
@@ -180,19 +181,20 @@ def test_a_path_too_deep_for_the_wire_is_skipped(tmp_path: Path) -> None:
     assert survey.entries == 64
 
 
-def test_unreadable_things_are_named_and_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_things_are_named_at_once_and_fail_where_both_sides_hear_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     top = make(tmp_path / "top", good="1", bad="2")
     make(top / "closed", x="3")
-    refusing = (top / "closed").stat().st_ino
-    listdir, access = os.listdir, os.access
-
-    def closed_listdir(fd: int) -> list[str]:
-        if os.fstat(fd).st_ino == refusing:
-            raise PermissionError(13, "Permission denied")
-        return listdir(fd)
+    opened, access = os.open, os.access
 
     # Root may read everything, so that modes alone would test nothing where tests run as root.
-    monkeypatch.setattr(os, "listdir", closed_listdir)
+    def refusing_open(name: str, *rest: int, **named: int) -> int:
+        if name in ("bad", "closed"):
+            raise PermissionError(13, "Permission denied")
+        return opened(name, *rest, **named)
+
+    monkeypatch.setattr(os, "open", refusing_open)
     monkeypatch.setattr(
         os, "access", lambda name, *rest, **named: name != "bad" and access(name, *rest, dir_fd=named.get("dir_fd"))
     )
@@ -202,7 +204,10 @@ def test_unreadable_things_are_named_and_left_out(tmp_path: Path, monkeypatch: p
         (top / "bad", "Permission denied"),
         (top / "closed", "Permission denied"),
     ]
-    assert names(rest(source)) == ["top", "top/good"]
+    pieces = rest(source)
+    assert names(pieces) == ["top", "top/bad", "top/good", "top/closed"]
+    failed = [before.entry.path[-1] for before, piece in itertools.pairwise(pieces) if isinstance(piece, Failed)]
+    assert failed == ["bad", "closed"]
 
 
 def test_too_many_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,23 +41,6 @@ def test_refused(text: str) -> None:
     assert caught.value.advice
 
 
-@pytest.mark.parametrize(
-    ("host", "loopback"),
-    [
-        ("127.0.0.1", True),
-        ("127.255.255.254", True),
-        ("::1", True),
-        ("::1%lo", True),
-        ("10.0.0.1", False),
-        ("::", False),
-        ("fe80::1%lo", False),
-        ("localhost", False),
-    ],
-)
-def test_loopback_goes_by_the_number(host: str, loopback: bool) -> None:
-    assert Address(host, 1).is_loopback is loopback
-
-
 @pytest.mark.parametrize("host", ["10.0.0.1", "laptop", "::1", "fe80::1%eth0"])
 def test_what_is_shown_can_be_read(host: str) -> None:
     address = Address(host, 8080)

@@ -75,7 +75,7 @@ class MemorySink:
     def end(self, digest: bytes) -> str | None:
         return None if blake3(self._data).digest() == digest else "its content is not what was declared"
 
-    def abandon(self, reason: str) -> None:
+    def abandon(self) -> None:
         self._data.clear()
 
     def finish(self) -> payload.Report:

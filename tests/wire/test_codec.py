@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from meshd.errors import RemoteProtocolError
 from meshd.model.entry import MAX_ENTRIES
+from meshd.model.text import LABEL_LIMIT
 from meshd.wire import messages
 from meshd.wire.codec import decode_body, encode_body
-from meshd.wire.constants import LABEL_LIMIT, REASON_LIMIT
+from meshd.wire.constants import REASON_LIMIT
 from meshd.wire.messages import (
     Abort,
     End,
