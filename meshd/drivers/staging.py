@@ -18,7 +18,7 @@ from meshd.drivers import nofollow
 PREFIX = ".tether-"
 """What our names begin with in a directory that receives; no entry may claim one at the top of its tree."""
 
-_NAME = re.compile(r"\.tether-[0-9a-f]{16}\.part")
+NAME = re.compile(r"\.tether-[0-9a-f]{16}\.part")
 _ATTEMPTS = 8
 
 
@@ -60,7 +60,7 @@ class Staging:
 def sweep(into_fd: int) -> None:
     """Remove the staging directories of this user in `into_fd` that no living process has locked."""
     for name in os.listdir(into_fd):
-        if _NAME.fullmatch(name):
+        if NAME.fullmatch(name):
             with contextlib.suppress(OSError):
                 _remove_if_abandoned(name, into_fd)
 

@@ -17,6 +17,7 @@ import blake3
 
 from meshd.drivers import nofollow
 from meshd.drivers.payload import MAX_PIECES, Began, Content, Ended, Failed, Piece, Skipped, Survey
+from meshd.drivers.staging import NAME
 from meshd.errors import RefusedError, UsageError
 from meshd.model.entry import MAX_ENTRIES, Entry, EntryKind, UnsafeNameError, check_lengths
 from meshd.wire.constants import CHUNK_SIZE
@@ -320,6 +321,8 @@ def _why_not_sent(status: os.stat_result, path: tuple[str, ...]) -> str | None:
     ):
         if test(status.st_mode):
             return reason
+    if NAME.fullmatch(path[-1]) and stat.S_ISDIR(status.st_mode):
+        return "it is what another transfer is receiving"
     try:
         path[-1].encode()
     except UnicodeEncodeError:

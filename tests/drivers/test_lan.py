@@ -2,9 +2,12 @@
 
 import ipaddress
 import secrets
+import socket
+import threading
 
 import pytest
 import trio
+import zeroconf
 
 from meshd.drivers import lan
 from meshd.errors import UsageError
@@ -57,11 +60,10 @@ async def test_names_on_the_network_are_random_and_tell_nothing() -> None:
 
 
 async def test_cancelling_leaves_no_thread_behind() -> None:
-    import threading
-
     before = threading.active_count()
-    with trio.move_on_after(0.2):
+    with trio.CancelScope() as scope:
         async with lan.announce(free_port(), None, LOOPBACK), lan.browse(LOOPBACK):
+            scope.cancel()
             await trio.sleep_forever()
     running = [thread.name for thread in threading.enumerate() if "zeroconf" in thread.name.lower()]
     assert not running
@@ -89,3 +91,27 @@ def test_addresses_are_tried_in_the_order_in_which_they_are_likely_to_lead_there
     heard = ["127.0.0.1", "172.17.0.9", "10.9.9.9", "192.168.1.7", "224.0.0.1", "0.0.0.0", "169.254.1.1"]
     order = [str(ip) for ip in lan._preferred(heard)]
     assert order == ["192.168.1.7", "172.17.0.9", "10.9.9.9", "127.0.0.1"]
+
+
+def tell_everybody(*names: str) -> None:
+    """Multicast an answer that gives these instances and nothing else of them, as any host on the LAN may."""
+    answer = zeroconf.DNSOutgoing(0x8400)
+    for name in names:
+        answer.add_answer_at_time(zeroconf.DNSPointer(lan.SERVICE, 12, 1, 120, f"{name}.{lan.SERVICE}"), 0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+        for packet in answer.packets():
+            sender.sendto(packet, ("224.0.0.251", 5353))
+
+
+async def test_a_stranger_can_neither_stall_nor_end_a_search(capfd: pytest.CaptureFixture[str]) -> None:
+    """Sixty instances without addresses, and names that would hurt a terminal; then the listener that is meant."""
+    port = free_port()
+    async with lan.browse(LOOPBACK) as sightings:
+        tell_everybody("\x1b]0;owned\x07", "a" * 63, "ff" * 20)
+        tell_everybody(*(secrets.token_hex(8) for _ in range(60)))
+        async with lan.announce(port, 7, LOOPBACK):
+            assert (await sighting_of(sightings, port)).number == 7
+        closing = trio.current_time()
+    assert trio.current_time() - closing < lan.CLOSE_TIMEOUT
+    assert capfd.readouterr().err == ""

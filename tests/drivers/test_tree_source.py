@@ -400,3 +400,12 @@ def test_nothing_stays_open(tmp_path: Path, early: bool) -> None:
     source.close()
     source.close()
     assert open_files() == before
+
+
+def test_what_another_transfer_is_receiving_stays_here(tmp_path: Path) -> None:
+    top = make(tmp_path / "top", a="1")
+    make(top / ".tether-0123456789abcdef.part", half="2")
+    source = TreeSource([top])
+    (skipped,) = source.scan().skipped
+    assert "another transfer" in skipped.reason
+    assert names(rest(source)) == ["top", "top/a"]

@@ -126,36 +126,6 @@ async def test_of_several_right_connectors_one_gets_in(autojump_clock: object) -
     assert all(isinstance(each.error, NobodyFoundError | RefusedError) for each in crowd if each.error)
 
 
-async def test_a_listener_silent_after_our_proof_has_spent_our_try(autojump_clock: object) -> None:
-    """It may have tested one guess with that proof."""
-    async with simulated(5) as network, trio.open_nursery() as nursery:
-        alice, bob = network.host("alice"), network.host("bob")
-        listener = listening(nursery, bob, handoff.Cargo(None, MemorySink()), engine("qh3"))
-        connector = Side()
-
-        def watch(event: status.Event) -> None:
-            connector.events.append(event)
-
-        frames = 0
-
-        def cut_when_proved(data: bytes, source: tuple[str, int], target: tuple[str, int]) -> None:
-            # The connector's own words tell when: after its try is at stake nothing reaches it any more.
-            nonlocal frames
-            frames += source[0] == alice.address
-
-        network.tap = cut_when_proved
-        work = settings(engine=engine("qh3"), observer=watch, peer=Address(bob.address, DEFAULT_PORT))
-        nursery.start_soon(alice.run, connector.run, lambda: handoff.connect(work, sending()))
-        while not listener.saw(status.Waiting) or frames < 4:
-            await trio.sleep(0.001)
-        network.cut(alice, bob)
-        with trio.fail_after(60):
-            while not connector.done:
-                await trio.sleep(0.1)
-        nursery.cancel_scope.cancel()
-    assert isinstance(connector.error, ConnectionLostError | NobodyFoundError)
-
-
 @pytest.mark.parametrize("lost", ["sender", "receiver"])
 @every_pair
 async def test_a_peer_that_vanishes_is_missed_within_twenty_seconds(
