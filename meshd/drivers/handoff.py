@@ -20,7 +20,14 @@ from meshd.drivers.quic import Closed, Connection, ConnectionClosedError, Endpoi
 from meshd.drivers.threads import Offload
 from meshd.drivers.tls_identity import TlsIdentity
 from meshd.drivers.transfer import Outcome, receive_payload, send_payload
-from meshd.errors import ConnectionLostError, RefusedError, TetherError, UsageError, WrongPassphraseError
+from meshd.errors import (
+    ConnectionLostError,
+    RefusedError,
+    RemoteProtocolError,
+    TetherError,
+    UsageError,
+    WrongPassphraseError,
+)
 from meshd.model.address import DEFAULT_PORT
 from meshd.protocol.closing import error_for_close
 from meshd.protocol.handshake import Role
@@ -138,11 +145,8 @@ async def _hand_over(settings: Settings, cargo: Cargo, survey: Survey | None, me
             outcomes = await _move(settings, cargo, survey, connection, paired.peer)
     except ConnectionClosedError as error:
         raise _lost(error.closed, connection) from error
-    except WrongPassphraseError:
-        connection.close(CloseCode.WORDS_DIFFER, "")
-        raise
     except TetherError as error:
-        connection.close(CloseCode.REFUSED if isinstance(error, RefusedError) else CloseCode.PROTOCOL, "")
+        connection.close(_close_code(error), "")
         raise
     except BaseException:
         connection.close(CloseCode.INTERRUPTED, "")
@@ -209,6 +213,21 @@ async def _move(
         if cargo.sink is not None and peer.sends:
             nursery.start_soon(receive, cargo.sink)
     return outcomes
+
+
+def _close_code(error: TetherError) -> CloseCode:
+    """What the other side hears of an error that ended the handoff on this one."""
+    match error:
+        case WrongPassphraseError():
+            return CloseCode.WORDS_DIFFER
+        case RefusedError():
+            return CloseCode.REFUSED
+        case RemoteProtocolError():
+            return CloseCode.PROTOCOL
+        case ConnectionLostError():
+            return CloseCode.TIMED_OUT
+        case _:
+            return CloseCode.INTERRUPTED
 
 
 def _lost(closed: Closed, connection: Connection) -> TetherError:

@@ -119,16 +119,11 @@ def read_secret(text: str) -> Secret:
     return Secret(value, None)
 
 
-def generate_code(entropy: Callable[[int], bytes], taken_numbers: frozenset[int] = frozenset()) -> Code:
-    """A new code of three words, every one as likely as any other, with a number that is not taken.
-
-    `entropy` gives that many random bytes. Raises UsageError when all 999 numbers are taken.
-    """
-    if taken_numbers.issuperset(range(1, NUMBER_LIMIT + 1)):
-        raise UsageError("Every code number is in use.", "Wait until a listener near you has ended.")
+def generate_code(entropy: Callable[[int], bytes]) -> Code:
+    """A new code of three words and a number, each as likely as any other. `entropy` gives that many random bytes."""
     number = 0
     # Drawn again until it fits, never reduced: a remainder would favour the low numbers.
-    while not 1 <= number <= NUMBER_LIMIT or number in taken_numbers:
+    while not 1 <= number <= NUMBER_LIMIT:
         number = int.from_bytes(entropy(2)) >> (16 - _NUMBER_BITS)
     return Code(number, _words(entropy(5), CODE_WORDS))
 

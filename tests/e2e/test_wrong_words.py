@@ -18,7 +18,7 @@ def test_three_wrong_tries_and_a_right_one_too_late(tether, words):
         assert "Wrong words, or someone between you" in connector.error
         spent = listener.event("try_spent", failed=number)
         assert spent["remaining"] == 3 - number and "127.0.0.1" in spent["why"]
-    assert "Wrong words" in listener.exits(3).error
+    assert "3 tries with these words have failed" in listener.exits(3).error
     late = tether.connect("--passphrase", words, "--timeout", "2", to=port_of(listener), stdin=b"right").exits(4)
     assert not late.all_of("paired")
     assert listener.out == b"" and len(listener.all_of("try_spent")) == 3
