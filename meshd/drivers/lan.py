@@ -176,11 +176,12 @@ async def browse(named: Sequence[str] = ()) -> AsyncIterator[trio.MemoryReceiveC
 @asynccontextmanager
 async def _multicast(named: Sequence[str], start: Start, own_ports: Sequence[bool]) -> AsyncIterator[None]:
     """Keep responders with `start` done on them, and make them anew whenever this machine's addresses change."""
+    # Read first: a change while the responders are being made is then seen at the first look.
+    known = local_interfaces()
     responders = await trio.to_thread.run_sync(_open, named, start, own_ports)
 
     async def follow_changes() -> None:
-        nonlocal responders
-        known = local_interfaces()
+        nonlocal responders, known
         while True:
             await trio.sleep(REREAD_INTERVAL)
             current = await trio.to_thread.run_sync(local_interfaces)
