@@ -34,7 +34,7 @@ def can_sync_filesystem() -> bool:
 def sync_filesystem(fd: int) -> None:
     """Flush the file system that `fd` is on. Raises OSError when a write since `fd` was opened was lost."""
     if _syncfs is None:
-        raise NotImplementedError("this system has no syncfs that reports failures")
+        raise OSError(errno.ENOSYS, "this system has no syncfs that reports failures")
     if _syncfs(fd) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

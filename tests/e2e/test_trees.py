@@ -135,14 +135,16 @@ def test_what_cannot_be_read_is_listed_on_both_sides(tether, words):
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_what_the_sender_may_not_read(tether, words):
-    """The sender says so beforehand and does not call it done; the receiver has all that it was offered."""
+    """The sender says so beforehand, and neither side calls it done; the rest arrives."""
     make(tether.directory, d__mine="m", d__theirs="t")
     (tether.directory / "d" / "theirs").chmod(0)
     listener = tether.listen("--passphrase", words, "--into", "in")
     connector = tether.connect("--passphrase", words, "--send", "d", to=listener).exits(6)
-    listener.exits(0)
+    listener.exits(6)
     (left_out,) = connector.all_of("left_out")
     assert left_out["path"].endswith("theirs") and left_out["failed"]
+    for run in (connector, listener):
+        assert set(refusals(run)) == {"d/theirs"}
     assert set(tree_of(tether.directory / "in")) == {"d", "d/mine"}
 
 
