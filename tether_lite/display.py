@@ -117,7 +117,7 @@ class PlainDisplay:
             case status.Finished(direction, entries, size, refused, seconds):
                 rate = f", {size_text(size / seconds)}/s" if seconds >= 0.1 else ""
                 less = f"; {count_text(refused, 'entry')} refused" if refused else ""
-                sure = "stored and confirmed by the other side" if direction == "send" else "complete"
+                sure = "stored and confirmed by the other side" if direction == "send" else "verified"
                 what = count_text(entries, "entry")
                 self.line(f"{VERBS[direction]} {what}, {size_text(size)} in {seconds:.1f} s{rate}: {sure}{less}.")
 

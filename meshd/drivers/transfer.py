@@ -267,7 +267,7 @@ class _Receiving:
                 case transfer.Offered(offer):
                     self.tally.observer(status.Started("receive", offer.entries, offer.size))
                     if offer.skipped:
-                        left_out = f"The other side leaves out {offer.skipped:,} links, devices and the like."
+                        left_out = f"The other side leaves out {offer.skipped:,} (links, devices and the like)."
                         self.tally.observer(status.Warned(left_out))
                     await self.offload(partial(self.sink.prepare, offer.size))
                     self.machine.accept(trio.current_time())
