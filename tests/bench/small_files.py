@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from tests.bench.kit import spread, sshd, timed
@@ -50,7 +51,7 @@ def main() -> None:
         theirs = [seconds - start_up for seconds in timed(lambda: scp_tree(options, source, into), RUNS)]
         print(f"scp -r, {FILES:,} files of 1 KiB: {spread(theirs)} s", flush=True)
         for engine in ("qh3", "aioquic"):
-            seconds = timed(lambda e=engine: our_tree(e, source, into), RUNS)  # type: ignore[misc]
+            seconds = timed(partial(our_tree, engine, source, into), RUNS)
             ratio = statistics.median(theirs) / statistics.median(seconds)
             print(f"tether_lite, {engine}: {spread(seconds)} s, {ratio:.2f} times as fast as scp -r", flush=True)
 
