@@ -11,15 +11,17 @@ EXIT_WRONG_PASSPHRASE = 3
 EXIT_NOBODY_FOUND = 4
 EXIT_CONNECTION_LOST = 5
 EXIT_REFUSED = 6
+EXIT_TIMED_OUT = 7
 EXIT_INTERRUPTED = 130
 
 EXIT_CODES: dict[int, str] = {
     EXIT_DONE: "done",
     EXIT_USAGE: "wrong usage",
     EXIT_WRONG_PASSPHRASE: "wrong passphrase",
-    EXIT_NOBODY_FOUND: "nobody found",
+    EXIT_NOBODY_FOUND: "nobody found (no peer, no daemon, no such handle or name)",
     EXIT_CONNECTION_LOST: "connection lost before the end",
     EXIT_REFUSED: "refused (limits, names, space)",
+    EXIT_TIMED_OUT: "timed out",
     EXIT_INTERRUPTED: "interrupted",
 }
 
@@ -74,6 +76,16 @@ class RefusedError(TetherError):
     """One side, or the person at it, would not take what the other offered: limits, names, space."""
 
     exit_code = EXIT_REFUSED
+
+
+class StoreError(RefusedError):
+    """The disk, or what is kept on it, does not allow what was asked. What was acknowledged before stays as it is."""
+
+
+class TimedOutError(TetherError):
+    """What was waited for did not happen in the time that was given."""
+
+    exit_code = EXIT_TIMED_OUT
 
 
 class LocalProtocolError(Exception):

@@ -8,6 +8,10 @@ DEFAULT_PORT = 64327
 """UDP and TCP port that Tether has always used; a free one is taken when it is busy."""
 
 
+_NEVER = "@/\\"
+"""In no host, and typed by habit: user@host, http://host."""
+
+
 @attrs.frozen
 class Address:
     """A host (IP address or name) and a UDP port, 1 to 65,535."""
@@ -26,7 +30,7 @@ class Address:
             port_text = rest[1:]
         elif host.count(":") == 1:
             host, _, port_text = host.partition(":")
-        if not host or any(character.isspace() for character in host):
+        if not host or any(character.isspace() or character in _NEVER for character in host):
             raise UsageError(f"{text!r} is not an address.", "Write HOST:PORT, for example 192.168.1.20:64327.")
         if not port_text:
             return cls(host, default_port)

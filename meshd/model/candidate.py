@@ -1,4 +1,4 @@
-"""Somebody who may be the listener that is meant: what an announcement says, which proves nothing."""
+"""Who is on this LAN, as announcements say, which prove nothing: a listener that may be meant, a daemon that may be ours."""
 
 import attrs
 
@@ -29,3 +29,20 @@ class Gone:
 
 
 Sighting = Candidate | Gone
+
+
+@attrs.frozen
+class Invitation:
+    """That a pairing window is open here. `number` is that of its code, None where the passphrase was chosen."""
+
+    number: int | None
+
+
+@attrs.frozen
+class Neighbour:
+    """A daemon on this LAN: where it says it is, and the tags of its meshes, of which perhaps none means anything here."""
+
+    instance: str
+    tags: tuple[bytes, ...]
+    addresses: tuple[Address, ...]
+    """In the order to try them."""

@@ -26,12 +26,22 @@ REASON_LIMIT: Final = 500
 
 
 class Frame(enum.IntEnum):
-    """Frame types; docs/protocol/pairing.md and transfer.md."""
+    """Frame types; docs/protocol/ has a page for each block."""
 
     HELLO = 0x01
     PAKE = 0x02
     NOISE = 0x03
     CONFIRM = 0x04
+    SESSION_HELLO = 0x05
+    OPEN = 0x06
+    JOIN = 0x10
+    JOIN_OFFER = 0x11
+    CONSENT = 0x12
+    ADMITTED = 0x13
+    ROSTER = 0x14
+    ROSTER_END = 0x15
+    JOINED = 0x16
+    JOIN_REFUSED = 0x17
     OFFER = 0x20
     ENTRY = 0x21
     CHUNK = 0x22
@@ -43,6 +53,23 @@ class Frame(enum.IntEnum):
     REFUSE_ENTRY = 0x31
     STORED = 0x32
     RECEIVER_ABORT = 0x3E
+    HEADS = 0x40
+    ASK_RECORDS = 0x41
+    RECORDS = 0x42
+    MORE = 0x43
+    ASK_HASHES = 0x44
+    HASHES = 0x45
+    PROBE = 0x46
+    ECHO = 0x47
+    LOOKUP = 0x50
+    WANT_LIST = 0x51
+    WANT = 0x52
+    WANT_SMALL = 0x53
+    HOLDS = 0x58
+    LIST = 0x59
+    BLOB_CHUNK = 0x5A
+    SMALL = 0x5B
+    NOT_SERVED = 0x5C
 
 
 PAIRING_FRAMES: Final[dict[int, int]] = {
@@ -88,6 +115,9 @@ class CloseCode(enum.IntEnum):
     SELF = 0x09
     VERSION = 0x0A
     WORDS_DIFFER = 0x0B
+    NOT_A_MEMBER = 0x0C
+    PURPOSE = 0x0D
+    REPLACED = 0x0E
 
     @classmethod
     def of(cls, code: int | None, otherwise: "CloseCode") -> "CloseCode":

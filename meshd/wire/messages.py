@@ -38,6 +38,8 @@ class Profile:
     sends: bool
     receives: bool
     verify: bool
+    join: Literal["no", "admit", "enter"] = "no"
+    """Whether this is about a mesh: `admit` into it, or `enter` it. An older program leaves it out, and means no."""
 
 
 @attrs.frozen

@@ -32,6 +32,7 @@ def test_read(text: str, host: str, port: int) -> None:
         *("", " ", ":80", "[]:80", "[::1", "[::1]80", "a b", "a b:80", "a\t:80"),
         *("host:0", "host:65536", "host:-1", "host:+1", "host:x", "host: 80", "host:1.5", "host:٣", "host:²"),
         "host:" + "9" * 5000,
+        *("user@host", "user@host:80", "http://host", "a\\b"),
     ],
     ids=lambda text: ascii(text[:12]),
 )

@@ -63,6 +63,13 @@ BOUNDS: list[tuple[type, dict[str, Any], str, list[Any], list[Any]]] = [
         ["x" * (LABEL_LIMIT + 1), b"x", None, 1],
     ),
     (Profile, {"label": "x", "sends": True, "receives": True, "verify": True}, "sends", [False], [0, 1, None, "yes"]),
+    (
+        Profile,
+        {"label": "x", "sends": True, "receives": True, "verify": True},
+        "join",
+        ["no", "admit", "enter"],
+        ["", "yes", None, True],
+    ),
     (Abort, {"reason": ""}, "reason", ["x" * REASON_LIMIT], ["x" * (REASON_LIMIT + 1)]),
     (Pull, {"limit": 0}, "limit", [(1 << 63) - 1], [-1, 1 << 63, 1.5, None]),
     (
@@ -94,11 +101,16 @@ def test_there_and_back(example) -> None:
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: type(example).__name__)
 def test_a_field_that_is_missing_is_an_error_and_one_that_is_new_is_not(example) -> None:
     whole = attrs.asdict(example)
-    for name in whole:
+    for name in (field.name for field in attrs.fields(type(example)) if field.default is attrs.NOTHING):
         with pytest.raises(RemoteProtocolError):
             decode_body(type(example), msgspec.msgpack.encode({k: v for k, v in whole.items() if k != name}))
     newer = msgspec.msgpack.encode(whole | {"of a later version": [1, {"a": None}]})
     assert decode_body(type(example), newer) == example
+
+
+def test_a_profile_of_an_older_program_is_about_no_mesh() -> None:
+    older = msgspec.msgpack.encode({"label": "x", "sends": True, "receives": True, "verify": True})
+    assert decode_body(Profile, older).join == "no"
 
 
 @pytest.mark.parametrize(("kind", "base", "field", "good", "bad"), BOUNDS, ids=lambda v: getattr(v, "__name__", None))
