@@ -1,0 +1,76 @@
+"""Files between a command and the daemon: paths are named to it, and a pipe goes through the state directory.
+
+The daemon reads and writes the files itself, as the same user, so that content crosses no socket. Only a pipe has no
+name: what comes in on standard input is laid down in `incoming`, and what goes to standard output picked up in `outgoing`.
+Both are inside the state directory, which nobody else can enter, and emptied when the daemon starts.
+"""
+
+import contextlib
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from meshd.errors import RefusedError, StoreError, UsageError
+
+PIPE: Final = "-"
+
+
+def absolute(path: str) -> str:
+    """The path as the daemon, whose working directory is another, can find it."""
+    if not path:  # of an unset variable; pathlib would take the working directory for it
+        raise UsageError("An empty path was given.", "For the directory that you are in, give a dot.")
+    found = str(Path(path).absolute())
+    try:
+        found.encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"The path {path!r} is not valid text.", "Rename it, or give the directory above it."
+        ) from None
+    return found
+
+
+@contextlib.contextmanager
+def laid_down(state: Path) -> Iterator[str]:
+    """A file with all of standard input, gone at the end of the block."""
+    path = state / "incoming" / secrets.token_hex(16)
+    try:
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(fd, "wb") as file:
+                shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
+        except OSError as error:
+            raise StoreError(f"Standard input cannot be kept in {path.parent}: {error.strerror}.") from error
+        yield str(path)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def picked_up(state: Path) -> Iterator[str]:
+    """A name for the daemon to write to; at the end of the block the file goes to standard output, and away."""
+    path = state / "outgoing" / secrets.token_hex(16)
+    try:
+        yield str(path)
+        if path.is_dir():
+            raise UsageError("This is a directory, and standard output takes one file.", "Give a directory with -o.")
+        to_stdout(path)
+    finally:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def to_stdout(path: Path) -> None:
+    """Write a file to standard output."""
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise RefusedError(f"What the daemon wrote to {path} cannot be read: {error.strerror}.") from error
+    with file:
+        shutil.copyfileobj(file, sys.stdout.buffer, 1 << 20)
+    sys.stdout.buffer.flush()

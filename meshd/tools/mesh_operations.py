@@ -1,0 +1,200 @@
+"""Operations on meshes and on who belongs to them."""
+
+from typing import Final
+
+from meshd.errors import EXIT_WRONG_PASSPHRASE
+from meshd.tools import shown
+from meshd.tools.kinds import ADDRESS, FLAG, MACHINE, MESH, NAME, SECONDS, SECRET, TEXT
+from meshd.tools.operation import Argument, Audience, Example, Operation, Tells, flag
+
+WHICH_MESH: Final = Argument("mesh", MESH, "Which mesh; needed only where this machine is in several.", default=None)
+
+_REVOCATION: Final = (
+    Argument("machine", MACHINE, "The machine that is to be out.", positional=True),
+    Argument(
+        "keep",
+        MACHINE,
+        "A machine that it let in and that is to stay. Repeatable.",
+        many=True,
+        options=("--keep",),
+    ),
+    Argument("reason", TEXT, "Why, for all members to read.", default=""),
+    flag("dry_run", "Only show what would happen."),
+)
+
+_RECOVERY_WORDS: Final = Argument("words", SECRET, "The recovery words, asked for on the terminal, or standard input.")
+
+OPERATIONS: Final = (
+    Operation(
+        name="init",
+        words=("init",),
+        summary="Found a mesh, with this machine as its first member.",
+        details="Recovery words are shown once: they can revoke any machine, the founder too, when its own keys are lost.",
+        arguments=(
+            Argument("mesh", NAME, "What the mesh is called. [default: home]", default=None),
+            Argument("name", NAME, "What this machine is called in it. [default: its host name]", default=None),
+            Argument(
+                "recovery",
+                FLAG,
+                "Whether to make recovery words.",
+                True,
+                options=("--recovery/--no-recovery",),
+            ),
+        ),
+        result="Founded",
+        show=shown.founded,
+        errors=("StoreError",),
+        examples=(Example("tether init --mesh home", "a first machine"),),
+        audience=Audience.PEOPLE,
+    ),
+    Operation(
+        name="leave",
+        words=("leave",),
+        summary="Leave a mesh for good, and delete what this machine keeps of it.",
+        details="Other members keep their copies. To come back, this machine needs new keys.",
+        arguments=(WHICH_MESH,),
+        result="Left",
+        show=shown.left,
+        errors=("NobodyFoundError", "StoreError"),
+        examples=(Example("tether leave --mesh work", "leave one of several"),),
+        audience=Audience.PEOPLE,
+        confirms="Leave the mesh for good, and delete its records and blobs here?",
+    ),
+    Operation(
+        name="mesh_list",
+        words=("mesh", "list"),
+        summary="List the meshes that this machine belongs to.",
+        arguments=(),
+        result="Meshes",
+        show=shown.meshes,
+        examples=(Example("tether mesh list", "which meshes there are"),),
+    ),
+    Operation(
+        name="invite",
+        words=("invite",),
+        summary="Open a window for one machine to join, and show its code.",
+        details="The code is good for one machine and three guesses. Interrupting the command closes the window.",
+        arguments=(
+            WHICH_MESH,
+            Argument("seconds", SECONDS, "How long the window stays open.", default=600.0, options=("--timeout",)),
+        ),
+        result="Invited",
+        show=shown.invited,
+        errors=("WrongPassphraseError", "TimedOutError", "RefusedError"),
+        examples=(Example("tether invite", "let a machine in; on that one: tether join CODE"),),
+        audience=Audience.PEOPLE,
+        tells=Tells.NEWS,
+        show_event=shown.inviting,
+        within=None,
+    ),
+    Operation(
+        name="join",
+        words=("join",),
+        summary="Join the mesh of the machine that shows a code.",
+        details="Without CODE it is read from TETHER_PASSPHRASE, from standard input when that is no terminal, or asked for.",
+        arguments=(
+            Argument("code", SECRET, "The code that `tether invite` shows.", positional=True, env="TETHER_PASSPHRASE"),
+            Argument("peer", ADDRESS, "Where that machine is, when multicast does not reach it.", default=None),
+            Argument("name", NAME, "What this machine is called in the mesh. [default: its host name]", default=None),
+            Argument("seconds", SECONDS, "How long to look for it.", default=60.0, options=("--timeout",)),
+        ),
+        result="Joined",
+        show=shown.joined,
+        errors=("WrongPassphraseError", "NobodyFoundError", "TimedOutError", "ConnectionLostError", "RefusedError"),
+        examples=(
+            Example("tether join 7-crystal-clock-tower", "the code as shown"),
+            Example("tether join --peer 192.0.2.7:64327 < code", "a script, where multicast is blocked"),
+        ),
+        audience=Audience.PEOPLE,
+        within=None,
+    ),
+    Operation(
+        name="members",
+        words=("members",),
+        summary="List everybody who was ever admitted, and by whom.",
+        arguments=(WHICH_MESH,),
+        result="Members",
+        show=shown.members,
+        errors=("NobodyFoundError",),
+        examples=(Example("tether members", "the tree of members, founder first"),),
+    ),
+    Operation(
+        name="revoke",
+        words=("revoke",),
+        summary="Put a machine out for good: one that this machine let in, directly or through others.",
+        details="Machines that it let in are suspended unless kept. All members get a new mesh secret. First shows what "
+        "would happen, and asks.",
+        arguments=(WHICH_MESH, *_REVOCATION),
+        result="Revoked",
+        show=shown.revoked,
+        errors=("NobodyFoundError", "RefusedError"),
+        examples=(
+            Example("tether revoke laptop --reason stolen", "a lost machine"),
+            Example("tether revoke laptop --keep tower --yes", "keep what it let in; do not ask"),
+        ),
+        audience=Audience.PEOPLE,
+        asks="Revoke it for good?",
+    ),
+    Operation(
+        name="recovery_check",
+        words=("recovery", "check"),
+        summary="Tell whether words are the recovery words of the mesh.",
+        arguments=(WHICH_MESH, _RECOVERY_WORDS),
+        result="RecoveryChecked",
+        show=shown.recovery_checked,
+        errors=("NobodyFoundError",),
+        examples=(Example("tether recovery check", "were they written down right?"),),
+        audience=Audience.PEOPLE,
+        exit_code=lambda found: 0 if found.right else EXIT_WRONG_PASSPHRASE,
+    ),
+    Operation(
+        name="recovery_revoke",
+        words=("recovery", "revoke"),
+        summary="Put any machine out for good, the founder too, with the recovery words.",
+        arguments=(WHICH_MESH, _RECOVERY_WORDS, *_REVOCATION),
+        result="Revoked",
+        show=shown.revoked,
+        errors=("NobodyFoundError", "WrongPassphraseError", "RefusedError"),
+        examples=(Example("tether recovery revoke tower --keep laptop", "the founder's machine was stolen"),),
+        audience=Audience.PEOPLE,
+        asks="Revoke it for good?",
+    ),
+    Operation(
+        name="block",
+        words=("block",),
+        summary="Have nothing to do with a machine, on this one only.",
+        details="Works at once and against anybody. Other members see it in `tether members` and decide for themselves.",
+        arguments=(
+            WHICH_MESH,
+            Argument("machine", MACHINE, "The machine to block.", positional=True),
+            Argument("reason", TEXT, "Why, for all members to read.", default=""),
+        ),
+        result="Blocked",
+        show=shown.blocked,
+        errors=("NobodyFoundError",),
+        examples=(Example("tether block laptop", "until `tether unblock laptop`"),),
+        audience=Audience.PEOPLE,
+    ),
+    Operation(
+        name="unblock",
+        words=("unblock",),
+        summary="Take back a block.",
+        arguments=(WHICH_MESH, Argument("machine", MACHINE, "The machine that was blocked.", positional=True)),
+        result="Blocked",
+        show=shown.blocked,
+        errors=("NobodyFoundError",),
+        examples=(Example("tether unblock laptop", "be linked again"),),
+        audience=Audience.PEOPLE,
+    ),
+    Operation(
+        name="rename",
+        words=("rename",),
+        summary="Give this machine another name in a mesh.",
+        arguments=(WHICH_MESH, Argument("name", NAME, "What it is called from now on.", positional=True)),
+        result="Renamed",
+        show=shown.renamed,
+        errors=("NobodyFoundError",),
+        examples=(Example("tether rename tower", "its keys, and so its id, stay"),),
+        audience=Audience.PEOPLE,
+    ),
+)
