@@ -107,8 +107,28 @@ class Finished:
     seconds: float
 
 
+@attrs.frozen
+class Joined:
+    """A mesh has one machine more. `machine` is who came in, `by` who let it in; names are the machines' own."""
+
+    mesh: str
+    machine: str
+    by: str
+
+
 Event = (
-    Waiting | Warned | LeftOut | Searching | Dialling | TrySpent | Paired | Started | Progress | EntryRefused | Finished
+    Waiting
+    | Warned
+    | LeftOut
+    | Searching
+    | Dialling
+    | TrySpent
+    | Paired
+    | Started
+    | Progress
+    | EntryRefused
+    | Finished
+    | Joined
 )
 
 Observer = Callable[[Event], None]

@@ -17,7 +17,7 @@ from meshd.drivers.one_error import one_error
 from meshd.drivers.transfer import Outcome
 from meshd.errors import EXIT_CODES, EXIT_INTERRUPTED, EXIT_REFUSED, EXIT_USAGE, TetherError
 from meshd.model.address import DEFAULT_PORT
-from tether_lite import display, jobs, streams
+from tether_lite import display, jobs, joining, streams
 
 LISTEN_TIMEOUT: Final = 600.0
 CONNECT_TIMEOUT: Final = 30.0
@@ -91,6 +91,11 @@ def common_options(command: Callable[..., None]) -> Callable[..., None]:
             multiple=True,
             help="Take entries of this name, like .git, that are refused because programs obey them. Repeatable.",
         ),
+        click.option(
+            "--join",
+            is_flag=True,
+            help="Take the other machine into this one's mesh (listen), or enter its mesh (connect). Needs the daemon.",
+        ),
         click.option("--verify", is_flag=True, help="Show four words to compare aloud, and wait for a yes."),
         click.option(
             "--interface",
@@ -159,8 +164,9 @@ def listen(host: str | None, port: int | None, **options: Any) -> None:
       python -m tether_lite listen > backup.tar
       python -m tether_lite listen --into ~/Downloads
       python -m tether_lite listen --send report.pdf
+      python -m tether_lite listen --join
     """
-    run(partial(jobs.listen, host=host, port=port), options)
+    run(partial((joining if options["join"] else jobs).listen, host=host, port=port), options)
 
 
 @cli.command(cls=PathsCommand, epilog=EXIT_CODES_HELP)
@@ -180,8 +186,10 @@ def connect(code: tuple[str, ...], peer: str | None, host: str | None, port: int
       tar c project | python -m tether_lite connect 7-crystal-clock-tower
       python -m tether_lite connect 7-crystal-clock-tower --send project notes.txt
       python -m tether_lite connect --passphrase "shared secret" --into .
+      python -m tether_lite connect --join 7-crystal-clock-tower
     """
-    run(partial(jobs.connect, code=" ".join(code) or None, peer=peer, host=host, port=port), options)
+    build = (joining if options["join"] else jobs).connect
+    run(partial(build, code=" ".join(code) or None, peer=peer, host=host, port=port), options)
 
 
 def run(build: Callable[[jobs.Options, display.Display], jobs.Job], fields: dict[str, Any]) -> None:

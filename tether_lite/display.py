@@ -11,6 +11,7 @@ from meshd import status
 from meshd.model.text import harmless
 
 PROGRAM: Final = "python -m tether_lite"
+CONNECT: Final = f"{PROGRAM} connect"
 UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 VERBS: Final = {"send": "Sent", "receive": "Received"}
 
@@ -50,7 +51,7 @@ class Display(Protocol):
     """Shows a run. `event` is a status.Observer."""
 
     def event(self, event: status.Event) -> None: ...
-    def code(self, code: str) -> None: ...
+    def code(self, code: str, command: str = CONNECT) -> None: ...
     def words(self, words: tuple[str, ...]) -> None: ...
     def error(self, what: str, advice: str, exit_code: int) -> None: ...
     def close(self) -> None: ...
@@ -64,7 +65,7 @@ class JsonDisplay:
         name = "".join(f"_{each.lower()}" if each.isupper() else each for each in type(event).__name__).lstrip("_")
         self._print({"event": name, **attrs.asdict(event)})
 
-    def code(self, code: str) -> None:
+    def code(self, code: str, command: str = CONNECT) -> None:
         """The one place where the words are printed: whoever runs the listener has to pass them on."""
         self._print({"event": "code", "code": code})
 
@@ -114,6 +115,8 @@ class PlainDisplay:
                 self.line(f"Looking for {whom}, for up to {seconds:g} s.")
             case status.Paired(label, address):
                 self.line(f"Paired with {harmless(label) or 'a machine without a name'} at {address}.")
+            case status.Joined(mesh, machine, by):
+                self.line(f"{harmless(machine)} is in the mesh {harmless(mesh)}, by the word of {harmless(by)}.")
             case status.Finished(direction, entries, size, refused, seconds):
                 rate = f", {size_text(size / seconds)}/s" if seconds >= 0.1 else ""
                 less = f"; {count_text(refused, 'entry')} refused" if refused else ""
@@ -121,11 +124,11 @@ class PlainDisplay:
                 what = count_text(entries, "entry")
                 self.line(f"{VERBS[direction]} {what}, {size_text(size)} in {seconds:.1f} s{rate}: {sure}{less}.")
 
-    def code(self, code: str) -> None:
-        """Shown even when quiet: without it nobody can come."""
+    def code(self, code: str, command: str = CONNECT) -> None:
+        """Shown even when quiet: without it nobody can come. `command` is what takes it on the other machine."""
         self.line(f"Code: {code}")
         if not self._quiet:
-            self.line(f"On the other machine: {PROGRAM} connect {code}")
+            self.line(f"On the other machine: {command} {code}")
 
     def words(self, words: tuple[str, ...]) -> None:
         """Shown even when quiet: they were asked for."""

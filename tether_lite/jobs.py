@@ -41,6 +41,7 @@ class Options:
     overwrite: bool
     accept: tuple[str, ...]
     verify: bool
+    join: bool
     timeout: float
     interface: tuple[str, ...]
     quic_engine: str | None
@@ -57,7 +58,7 @@ def listen(options: Options, shown: Display, host: str | None, port: int | None)
     """The listener's handoff. Raises UsageError."""
     if host == "":
         raise UsageError("--host was given without an address.", "Was a variable empty?")
-    secret, made_here = words.for_listener(options.given, _warn(shown))
+    secret, made_here = words.for_listener(options.given, warner(shown))
     # A side that only sends has nothing to receive; a listener that says nothing receives to stdout.
     into = "-" if options.into is None and not options.send else options.into
     settings = _settings(shown, options, secret, host=host, port=port)
@@ -75,8 +76,8 @@ def connect(
     options: Options, shown: Display, code: str | None, peer: str | None, host: str | None, port: int | None
 ) -> Job:
     """The connector's handoff. Raises UsageError."""
-    address = _peer(peer, host, port)
-    secret = words.for_connector(code, options.given, _warn(shown))
+    address = peer_address(peer, host, port)
+    secret = words.for_connector(code, options.given, warner(shown))
     settings = _settings(shown, options, secret, peer=address)
     source = _files(options)
     if source is None and options.into is None:
@@ -86,7 +87,8 @@ def connect(
     return partial(handoff.connect, settings, _cargo(options, source, options.into))
 
 
-def _peer(peer: str | None, host: str | None, port: int | None) -> Address | None:
+def peer_address(peer: str | None, host: str | None, port: int | None) -> Address | None:
+    """Where the listener is, if that was said. Raises UsageError."""
     if peer is not None and host is not None:
         raise UsageError("--peer and --host say the same.", "Give one of them.")
     if port is not None and host is None:
@@ -143,5 +145,6 @@ def _label() -> str:
     return name if is_label(name) else ""
 
 
-def _warn(shown: Display) -> Callable[[str], None]:
+def warner(shown: Display) -> Callable[[str], None]:
+    """Shows a note."""
     return lambda text: shown.event(status.Warned(text))

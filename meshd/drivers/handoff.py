@@ -13,7 +13,8 @@ import attrs
 import trio
 
 from meshd import status
-from meshd.drivers.meeting import Door, Met, Seeker, Settings
+from meshd.drivers.door import PING, SILENCE, Met
+from meshd.drivers.meeting import Seeker, Settings, admit_one
 from meshd.drivers.one_error import one_error
 from meshd.drivers.payload import Sink, Source, Survey
 from meshd.drivers.quic import Closed, Connection, ConnectionClosedError, Endpoint, open_endpoint
@@ -29,16 +30,12 @@ from meshd.errors import (
     WrongPassphraseError,
 )
 from meshd.model.address import DEFAULT_PORT
-from meshd.protocol.closing import error_for_close
+from meshd.protocol.closing import error_for_close, other_purpose
 from meshd.protocol.handshake import Role
 from meshd.protocol.passphrase import transcript_words
 from meshd.protocol.transfer import ACCEPT_DEADLINE
 from meshd.wire.constants import CloseCode
 from meshd.wire.messages import Profile
-
-PING: Final = 3.0
-SILENCE: Final = 10.0
-"""Seconds. Once paired something is always outstanding: ask for a sign of life, and call silence a lost link."""
 
 PERSON_DEADLINE: Final = 300.0
 """Seconds for a person to compare words, on this side or the other."""
@@ -61,7 +58,7 @@ async def listen(settings: Settings, cargo: Cargo) -> list[Outcome]:
     async with _in_hand(cargo, settings.offload), _listening(settings) as endpoint:
         survey = await _survey(settings, cargo)
         settings.observer(status.Waiting(endpoint.port, settings.number, settings.timeout))
-        met = await Door(settings, endpoint, _profile(settings, cargo)).admit_one()
+        met = await admit_one(settings, endpoint, _profile(settings, cargo))
         return await _hand_over(settings, cargo, survey, met)
 
 
@@ -74,7 +71,7 @@ async def connect(settings: Settings, cargo: Cargo) -> list[Outcome]:
     async with _in_hand(cargo, settings.offload), opened as endpoint:
         survey = await _survey(settings, cargo)
         settings.observer(status.Searching(settings.number, settings.timeout))
-        met = await Seeker(settings, endpoint, _profile(settings, cargo)).find()
+        met = await Seeker(settings, endpoint, settings.pairings(_profile(settings, cargo))).find()
         return await _hand_over(settings, cargo, survey, met)
 
 
@@ -183,6 +180,8 @@ async def _compare_words(settings: Settings, met: Met) -> None:
 def _check_directions(cargo: Cargo, peer: Profile) -> None:
     """Both sides come to the same result, each from its own cargo and the other's profile."""
     sends, receives = cargo.source is not None, cargo.sink is not None
+    if peer.join != "no":
+        raise other_purpose()
     if not sends and not peer.sends:
         raise RefusedError("Both sides wait to receive.", "Give one of them something to --send.")
     if (sends and not peer.receives) or (peer.sends and not receives):

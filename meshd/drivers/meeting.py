@@ -1,9 +1,8 @@
-"""How two sides meet: the listener's door, the connector's search, and the pairing of whoever comes.
+"""How two sides meet: the listener's window, the connector's search, and the pairing of whoever comes.
 
 What to try and when to stop is decided in protocol/search.py and protocol/admission.py; this acts on it.
 """
 
-import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Final
@@ -13,8 +12,9 @@ import trio
 
 from meshd import status
 from meshd.drivers import lan
+from meshd.drivers.door import Door, Met, Pairings
 from meshd.drivers.one_error import one_error
-from meshd.drivers.pairing import PAKE_SLOTS, binding_of, pair, system_entropy
+from meshd.drivers.pairing import pair, system_entropy
 from meshd.drivers.quic import (
     Connection,
     ConnectionClosedError,
@@ -23,13 +23,12 @@ from meshd.drivers.quic import (
     VersionMismatchError,
 )
 from meshd.drivers.quic_engine import Engine
+from meshd.drivers.reception import Reception
 from meshd.drivers.threads import Offload, in_thread
-from meshd.errors import NobodyFoundError, WrongPassphraseError
 from meshd.model.address import Address
 from meshd.model.candidate import Candidate
-from meshd.protocol.admission import TRIES, Window
-from meshd.protocol.handshake import Role
-from meshd.protocol.pairing import PAIRING_DEADLINE, Failed, Paired, Pairing
+from meshd.protocol.handshake import KEY_SIZE
+from meshd.protocol.pairing import Failed, Paired
 from meshd.protocol.search import Attempt, GiveUp, Miss, Search, Wait
 from meshd.wire.constants import CloseCode
 from meshd.wire.messages import Profile
@@ -70,134 +69,54 @@ class Settings:
     announce: Announce = lan.announce
     offload: Offload = in_thread
 
-
-@attrs.frozen
-class Met:
-    """A peer that holds the words, and the admitted connection to it."""
-
-    connection: Connection
-    paired: Paired
-
-
-@attrs.define
-class _Side:
-    """What both sides need: one window, and one static key for all its pairings."""
-
-    settings: Settings
-    endpoint: Endpoint
-    profile: Profile
-    window: Window = attrs.field(factory=Window, init=False)
-    slots: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(PAKE_SLOTS), init=False)
-    static_private: bytes = attrs.field(factory=lambda: secrets.token_bytes(32), repr=False, init=False)
-
-    def pairing(self, connection: Connection) -> Pairing:
-        """The machine for one connection."""
-        return Pairing(
-            Role.A if connection.is_client else Role.B,
-            secret=self.settings.secret,
-            binding=binding_of(connection),
-            static_private=self.static_private,
-            profile=self.profile,
-            window=self.window,
-            entropy=system_entropy,
-            now=trio.current_time(),
+    def pairings(self, profile: Profile, static_private: bytes | None = None) -> Pairings:
+        """The pairings of one run with these words; without a static key (32 bytes) of its own, one is made for it."""
+        return Pairings(
+            secret=self.secret,
+            profile=profile,
+            observer=self.observer,
+            offload=self.offload,
+            static_private=static_private or system_entropy(KEY_SIZE),
         )
 
-    def report_spent(self, why: str) -> None:
-        """Show that a try is gone: whoever guesses is to be seen guessing."""
-        self.settings.observer(status.TrySpent(self.window.failed, TRIES - self.window.failed, why))
 
+async def admit_one(settings: Settings, endpoint: Endpoint, profile: Profile) -> Met:
+    """The listener's side: open a window, announce it, and wait for one peer that pairs.
 
-@attrs.define
-class Door(_Side):
-    """The listener's side: everybody who comes gets a machine, the first who holds the words gets in."""
+    Raises NobodyFoundError at the time-out, WrongPassphraseError when the window's tries are spent.
+    """
+    door = Door(settings.pairings(profile), settings.timeout)
+    warned = False
 
-    admitted: Met | None = attrs.field(default=None, init=False)
-    closes_at: float = attrs.field(default=float("inf"), init=False)
-    warned: bool = attrs.field(default=False, init=False)
+    def mismatched(error: VersionMismatchError) -> None:
+        # Once: strangers may come as often as they like.
+        nonlocal warned
+        if not warned:
+            warned = True
+            settings.observer(status.Warned(f"Somebody came who cannot be met: {error}"))
 
-    async def admit_one(self) -> Met:
-        """Wait for one peer that pairs.
-
-        Raises NobodyFoundError at the time-out, WrongPassphraseError when the window's tries are spent.
-        """
-        settings = self.settings
-        self.closes_at = trio.current_time() + settings.timeout
-        with one_error():
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._announce)
-                with trio.move_on_at(self.closes_at):
-                    await self._accept()
-                self.endpoint.stop_accepting(self._ending())
-                nursery.cancel_scope.cancel()
-        if self.admitted is not None:
-            return self.admitted
-        if self.window.closed:
-            raise WrongPassphraseError(
-                f"{TRIES} tries with these words have failed, and the window is closed.",
-                "Start again with other words: somebody may be guessing.",
-            )
-        raise NobodyFoundError(
-            f"Nobody came within {settings.timeout:g} s.",
-            "Is the other side on this network? Where multicast is blocked it needs --peer HOST:PORT.",
-        )
-
-    async def _announce(self) -> None:
-        settings, port = self.settings, self.endpoint.port
-        interfaces = settings.interfaces or lan.only(settings.host)
-        if interfaces is None:
-            settings.observer(status.Warned(f"Not announced on the LAN: the other side needs --peer HOST:{port}."))
-            return
-        try:
-            async with settings.announce(port, settings.number, interfaces):
-                await trio.sleep_forever()
-        except lan.LanUnavailableError as error:
-            settings.observer(status.Warned(f"{error.what} The other side needs --peer HOST:{port}."))
-
-    async def _accept(self) -> None:
+    reception = Reception(endpoint, mismatched)
+    with one_error(), reception.opened(door):
         async with trio.open_nursery() as nursery:
-            while True:
-                try:
-                    connection = await self.endpoint.accept()
-                except VersionMismatchError as error:
-                    # Once: strangers may come as often as they like.
-                    if not self.warned:
-                        self.warned = True
-                        self.settings.observer(status.Warned(f"Somebody came who cannot be met: {error}"))
-                    continue
-                nursery.start_soon(self._meet, connection, nursery.cancel_scope)
-
-    async def _meet(self, connection: Connection, scope: trio.CancelScope) -> None:
-        stream = None
-        with trio.move_on_after(PAIRING_DEADLINE):
+            nursery.start_soon(_announce, settings, endpoint.port)
+            nursery.start_soon(reception.run)
             try:
-                stream = await connection.accept_stream()
-            except ConnectionClosedError:
-                return
-        if stream is None:
-            connection.close(CloseCode.TIMED_OUT, "")
-            return
-        result = await pair(
-            connection, stream, self.pairing(connection), self.slots, self.settings.offload, self._ending
-        )
-        if isinstance(result, Paired):
-            # No await lies between a machine's Paired and this line, and tasks only switch at one: the first is first.
-            if self.admitted is None:
-                self.admitted = Met(connection, result)
-                scope.cancel()
-            else:
-                connection.close(CloseCode.TAKEN, "")
-        elif result.spent:
-            self.report_spent(f"{result.error.what.rstrip('.')} ({connection.peer})")
-            if self.window.closed:
-                scope.cancel()
+                return await door.admit_one()
+            finally:
+                endpoint.stop_accepting(door.ending())
+                nursery.cancel_scope.cancel()
 
-    def _ending(self) -> CloseCode:
-        """Why pairings that are under way end when this side stops them."""
-        if self.admitted is not None:
-            return CloseCode.TAKEN
-        is_closed = self.window.closed or trio.current_time() >= self.closes_at
-        return CloseCode.WINDOW_CLOSED if is_closed else CloseCode.INTERRUPTED
+
+async def _announce(settings: Settings, port: int) -> None:
+    interfaces = settings.interfaces or lan.only(settings.host)
+    if interfaces is None:
+        settings.observer(status.Warned(f"Not announced on the LAN: the other side needs --peer HOST:{port}."))
+        return
+    try:
+        async with settings.announce(port, settings.number, interfaces):
+            await trio.sleep_forever()
+    except lan.LanUnavailableError as error:
+        settings.observer(status.Warned(f"{error.what} The other side needs --peer HOST:{port}."))
 
 
 @attrs.define
@@ -210,9 +129,12 @@ class _Dialled:
 
 
 @attrs.define
-class Seeker(_Side):
+class Seeker:
     """The connector's side: does what protocol/search.py decides."""
 
+    settings: Settings
+    endpoint: Endpoint
+    pairings: Pairings
     news: trio.Event = attrs.field(factory=trio.Event, init=False)
 
     async def find(self) -> Met:
@@ -254,7 +176,7 @@ class Seeker(_Side):
         if isinstance(result, Paired):
             return Met(dialled.connection, result)
         if result.spent:
-            self.report_spent(result.error.what)
+            self.pairings.report_spent(result.error.what)
         search.missed(candidate, _miss(result), trio.current_time(), result.error.what)
         return None
 
@@ -291,7 +213,7 @@ class Seeker(_Side):
         return dialled
 
     async def _pair(self, connection: Connection) -> Paired | Failed:
-        machine = self.pairing(connection)
+        machine = self.pairings.machine(connection, trio.current_time())
         try:
             stream = await connection.open_stream()
         except ConnectionClosedError as error:
@@ -299,7 +221,9 @@ class Seeker(_Side):
             failed = machine.next_event()
             assert isinstance(failed, Failed)
             return failed
-        return await pair(connection, stream, machine, self.slots, self.settings.offload, lambda: CloseCode.INTERRUPTED)
+        return await pair(
+            connection, stream, machine, self.pairings.slots, self.pairings.offload, lambda: CloseCode.INTERRUPTED
+        )
 
 
 def _miss(failed: Failed) -> Miss:

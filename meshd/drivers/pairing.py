@@ -7,6 +7,7 @@ from typing import Final
 
 import trio
 
+from meshd.drivers.exchange import READ_SIZE, exchange
 from meshd.drivers.quic import Connection, ConnectionClosedError, Stream, StreamResetError
 from meshd.drivers.threads import Offload
 from meshd.protocol.binding import Binding
@@ -14,9 +15,6 @@ from meshd.protocol.closing import error_for_close
 from meshd.protocol.handshake import Role
 from meshd.protocol.pairing import PAIRING_DEADLINE, Failed, Paired, Pairing, PakeDue, TryTaken
 from meshd.wire.constants import CloseCode
-
-READ_SIZE: Final = 16 * 1024
-"""Most bytes taken at once; the driver below admits no more than this in all before authentication."""
 
 PAKE_SLOTS: Final = 2
 """PAKE computations at once: about 16 ms of CPU each, which strangers may ask for."""
@@ -27,9 +25,9 @@ def system_entropy(size: int) -> bytes:
     return secrets.token_bytes(size)
 
 
-def binding_of(connection: Connection) -> Binding:
-    """What a pairing over this connection is bound to."""
-    return Binding(certificate_digest=connection.certificate_digest, alpn=connection.alpn)
+def binding_of(connection: Connection, purpose: str = "pair") -> Binding:
+    """What a handshake for this purpose over this connection is bound to."""
+    return Binding(certificate_digest=connection.certificate_digest, alpn=connection.alpn, purpose=purpose)
 
 
 async def pair(
@@ -48,7 +46,7 @@ async def pair(
         while True:
             match machine.next_event():
                 case None:
-                    await _exchange(stream, machine)
+                    await exchange(stream, machine)
                 case PakeDue():
                     with trio.move_on_at(machine.next_deadline() or math.inf):
                         async with slots:
@@ -92,25 +90,3 @@ async def _settle(connection: Connection, stream: Stream, machine: Pairing, pair
     except StreamResetError as error:
         code = error.code
     return Failed(CloseCode.of(code, CloseCode.TIMED_OUT), error_for_close(code, Role.A, at_stake=False), spent=False)
-
-
-async def _exchange(stream: Stream, machine: Pairing) -> None:
-    """Send what is due, then take what comes or the deadline."""
-    try:
-        data = machine.data_to_send(trio.current_time())
-        if data:
-            await stream.send_all(data)
-        received = None
-        with trio.move_on_at(machine.next_deadline() or math.inf):
-            received = await stream.receive_some(READ_SIZE)
-    except ConnectionClosedError as error:
-        machine.connection_lost(trio.current_time(), error.closed.told)
-    except StreamResetError as error:
-        machine.connection_lost(trio.current_time(), error.code)
-    else:
-        if received is None:
-            machine.on_deadline(trio.current_time())
-        elif received:
-            machine.receive_data(received, trio.current_time())
-        else:
-            machine.connection_lost(trio.current_time())

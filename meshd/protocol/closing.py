@@ -32,6 +32,14 @@ def no_common_version() -> ConnectionLostError:
     )
 
 
+def other_purpose() -> RefusedError:
+    """One side joins a mesh, the other hands something over."""
+    return RefusedError(
+        "One side holds these words for a mesh, the other for a payload.",
+        "Use `tether invite` and `tether join` (or --join on both sides) for a mesh, no --join to hand something over.",
+    )
+
+
 def error_for_close(code: int | None, role: Role, at_stake: bool) -> TetherError:
     """The error to show when the peer closed with `code`, or when the link just ended (None).
 
@@ -78,5 +86,7 @@ def error_for_close(code: int | None, role: Role, at_stake: bool) -> TetherError
             )
         case CloseCode.REFUSED:
             return RefusedError("The other side refused.")
+        case CloseCode.PURPOSE:
+            return other_purpose()
         case _:
             return ConnectionLostError("The other side ended the connection before pairing was complete.", "Try again.")

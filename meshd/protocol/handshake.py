@@ -18,6 +18,10 @@ KEY_SIZE: Final = 32
 """Bytes of an X25519 key, private or public, and of a psk."""
 
 
+Pattern = Literal["XXpsk0", "IK", "K"]
+"""XXpsk0 pairs (docs/protocol/pairing.md), IK opens sessions (session.md), K seals one message (sealing.py)."""
+
+
 class Role(enum.Enum):
     """Who is who, decided by the transport and never by a message: nobody can be talked into the other role."""
 
@@ -35,25 +39,36 @@ class HandshakeError(RemoteProtocolError):
 class NoiseHandshake:
     """One handshake with `Noise_<pattern>_25519_ChaChaPoly_BLAKE2s`, then the transport that it opens.
 
-    Call `write` and `read` in turn, A first, until `finished`; then `encrypt` and `decrypt`. Whatever the library
-    raises becomes HandshakeError and the object is dead: every later call raises LocalProtocolError. Without that
-    rule the library would go on writing after a message that it could not read.
+    Call `write` and `read` in turn, A first, until `finished`; then `encrypt` and `decrypt` (not with K, whose one
+    message is all there is). Whatever the library raises becomes HandshakeError and the object is dead: every later call
+    raises LocalProtocolError. Without that rule the library would go on writing after a message that it could not read.
 
-    Private keys and the psk are 32 bytes. `ephemeral_private` must be fresh random bytes each time: with a fixed one
-    the handshake has no secrecy. Raises LocalProtocolError when a key has another length.
+    All keys are 32 bytes. `remote_static` is the peer's public key where the pattern wants it beforehand: for A in IK, for
+    both in K. `ephemeral_private` must be fresh random bytes each time: with a fixed one the handshake has no secrecy; B
+    in K makes none. Raises LocalProtocolError when a key is missing, not wanted, or of another length.
     """
 
     def __init__(
         self,
-        pattern: Literal["XXpsk0"],
+        pattern: Pattern,
         role: Role,
         *,
         static_private: bytes,
         prologue: bytes,
-        psk: bytes,
-        ephemeral_private: bytes,
+        ephemeral_private: bytes | None = None,
+        psk: bytes | None = None,
+        remote_static: bytes | None = None,
     ) -> None:
-        if any(len(key) != KEY_SIZE for key in (static_private, psk, ephemeral_private)):
+        wanted = {
+            "psk": (psk, pattern == "XXpsk0"),
+            "remote static": (remote_static, pattern == "K" or (pattern == "IK" and role is Role.A)),
+            "ephemeral": (ephemeral_private, pattern != "K" or role is Role.A),
+        }
+        if any((key is not None) != needed for key, needed in wanted.values()):
+            raise LocalProtocolError(f"{pattern} needs other keys in this role")
+        if any(
+            len(key) != KEY_SIZE for key in (static_private, psk, remote_static, ephemeral_private) if key is not None
+        ):
             raise LocalProtocolError("a Noise key has 32 bytes")
         connection = NoiseConnection.from_name(f"Noise_{pattern}_25519_ChaChaPoly_BLAKE2s".encode("ascii"))
         if role is Role.A:
@@ -61,14 +76,18 @@ class NoiseHandshake:
         else:
             connection.set_as_responder()
         connection.set_prologue(prologue)
-        connection.set_psks(psk=psk)
+        if psk is not None:
+            connection.set_psks(psk=psk)
+        if remote_static is not None:
+            connection.set_keypair_from_public_bytes(Keypair.REMOTE_STATIC, remote_static)
         connection.set_keypair_from_private_bytes(Keypair.STATIC, static_private)
         connection.start_handshake()
         # Held because the library drops it with the last message, and with it the peer's static key.
         self._state = connection.noise_protocol.handshake_state
         # Through the state: the public call prints a warning each time that this is for tests only. It is not: entropy
         # comes as an argument here, so that vectors can be replayed through this very class.
-        self._state.e = KeyPair25519.from_private_bytes(ephemeral_private)
+        if ephemeral_private is not None:
+            self._state.e = KeyPair25519.from_private_bytes(ephemeral_private)
         self._connection: NoiseConnection | None = connection
 
     @property

@@ -9,17 +9,20 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from noise.connection import Keypair, NoiseConnection
 
 from meshd.errors import LocalProtocolError
-from meshd.protocol.handshake import MESSAGE_LIMIT, TAG_SIZE, HandshakeError, NoiseHandshake, Role
+from meshd.protocol.handshake import MESSAGE_LIMIT, TAG_SIZE, HandshakeError, NoiseHandshake, Pattern, Role
 
-NAME = "Noise_XXpsk0_25519_ChaChaPoly_BLAKE2s"
-EXTRACT = Path(__file__).parent.parent / "vectors" / "noise" / "XXpsk0_25519_ChaChaPoly_BLAKE2s.txt"
+SUITE = "25519_ChaChaPoly_BLAKE2s"
+NAME = f"Noise_XXpsk0_{SUITE}"
+PATTERNS: dict[Pattern, int] = {"XXpsk0": 3, "IK": 2, "K": 1}
+"""Each with its count of handshake messages."""
+EXTRACTS = Path(__file__).parent.parent / "vectors" / "noise"
 PUBLISHED = Path("/usr/share/gocode/src/github.com/flynn/noise/vectors.txt")
 PSK = bytes(range(32))
 
 
-def blocks(text: str) -> list[dict[str, str]]:
+def blocks(text: str, pattern: str) -> list[dict[str, str]]:
     parsed = [dict(line.split("=", 1) for line in block.splitlines()) for block in text.strip().split("\n\n")]
-    return [block for block in parsed if block["handshake"] == NAME]
+    return [block for block in parsed if block["handshake"] == f"Noise_{pattern}_{SUITE}"]
 
 
 def public(private: bytes) -> bytes:
@@ -45,51 +48,83 @@ def finished() -> tuple[NoiseHandshake, NoiseHandshake]:
     return a, b
 
 
-VECTORS = blocks(EXTRACT.read_text())
+VECTORS = {pattern: blocks((EXTRACTS / f"{pattern}_{SUITE}.txt").read_text(), pattern) for pattern in PATTERNS}
 
 
-def test_the_extract_has_all_its_blocks() -> None:
-    assert len(VECTORS) == 4
-    assert any("prologue" in block for block in VECTORS)
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_the_extract_has_all_its_blocks(pattern: Pattern) -> None:
+    assert len(VECTORS[pattern]) == 4
+    assert any("prologue" in block for block in VECTORS[pattern])
 
 
 @pytest.mark.skipif(not PUBLISHED.exists(), reason="golang-github-flynn-noise-dev is not installed")
-def test_the_extract_is_what_was_published() -> None:
-    assert blocks(PUBLISHED.read_text()) == VECTORS
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_the_extract_is_what_was_published(pattern: Pattern) -> None:
+    assert blocks(PUBLISHED.read_text(), pattern) == VECTORS[pattern]
 
 
-@pytest.mark.parametrize("vector", VECTORS, ids=range(len(VECTORS)))
-def test_published_vectors(vector: dict[str, str]) -> None:
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_published_vectors(pattern: Pattern, number: int) -> None:
+    vector, messages = VECTORS[pattern][number], PATTERNS[pattern]
+
     def value(key: str) -> bytes:
         return bytes.fromhex(vector.get(key, ""))
 
-    sides = [
-        NoiseHandshake(
-            "XXpsk0",
+    def made(role: Role) -> NoiseHandshake:
+        name, other = ("init", "resp") if role is Role.A else ("resp", "init")
+        knows_peer = pattern == "K" or (pattern == "IK" and role is Role.A)
+        return NoiseHandshake(
+            pattern,
             role,
             static_private=value(f"{name}_static"),
             prologue=value("prologue"),
-            psk=value("preshared_key"),
-            ephemeral_private=value(f"gen_{name}_ephemeral"),
+            psk=value("preshared_key") if pattern == "XXpsk0" else None,
+            ephemeral_private=None if pattern == "K" and role is Role.B else value(f"gen_{name}_ephemeral"),
+            remote_static=public(value(f"{other}_static")) if knows_peer else None,
         )
-        for role, name in ((Role.A, "init"), (Role.B, "resp"))
-    ]
+
+    sides = [made(Role.A), made(Role.B)]
     count = sum(key.endswith("_ciphertext") for key in vector)
-    assert count > 3
-    for number in range(count):
+    assert count > messages
+    for number in range(count if pattern != "K" else messages):
         # Turns begin again with the initiator when the transport opens; that is the order of this file of vectors.
-        turn = number % 2 if number < 3 else (number - 3) % 2
+        turn = number % 2 if number < messages else (number - messages) % 2
         writer, reader = sides[turn], sides[1 - turn]
         payload, ciphertext = value(f"msg_{number}_payload"), value(f"msg_{number}_ciphertext")
-        if number < 3:
+        if number < messages:
             assert writer.write(payload) == ciphertext
             assert reader.read(ciphertext) == payload
         else:
             assert writer.encrypt(payload) == ciphertext
             assert reader.decrypt(ciphertext) == payload
+    assert all(side.finished for side in sides)
     assert sides[0].handshake_hash == sides[1].handshake_hash
     assert sides[0].remote_static == sides[1].local_static == public(value("resp_static"))
     assert sides[1].remote_static == sides[0].local_static == public(value("init_static"))
+
+
+KEYS_WANTED = {
+    ("XXpsk0", Role.A): {"psk", "ephemeral_private"},
+    ("XXpsk0", Role.B): {"psk", "ephemeral_private"},
+    ("IK", Role.A): {"remote_static", "ephemeral_private"},
+    ("IK", Role.B): {"ephemeral_private"},
+    ("K", Role.A): {"remote_static", "ephemeral_private"},
+    ("K", Role.B): {"remote_static"},
+}
+
+
+@pytest.mark.parametrize(("pattern", "role"), KEYS_WANTED)
+def test_no_key_is_left_out_and_none_is_given_for_nothing(pattern: Pattern, role: Role) -> None:
+    """A psk that is silently not used would be worse than an error."""
+    names = ("psk", "ephemeral_private", "remote_static")
+    for given in range(8):
+        keys = {name: public(PSK) for bit, name in enumerate(names) if given >> bit & 1}
+        if set(keys) == KEYS_WANTED[pattern, role]:
+            NoiseHandshake(pattern, role, static_private=PSK, prologue=b"", **keys)
+        else:
+            with pytest.raises(LocalProtocolError):
+                NoiseHandshake(pattern, role, static_private=PSK, prologue=b"", **keys)
 
 
 def test_no_warning_for_entropy_that_was_handed_in() -> None:
