@@ -2,7 +2,10 @@
 
 zeroconf runs on threads of its own. Nothing of it crosses into trio but immutable values through a bounded channel, and
 everything heard is a hint: a candidate address, never a key. Instance and host names are random for each run (RFC 8882
-says what real ones give away); TXT holds a version and, while a pairing window is open, its public number.
+says what real ones give away); TXT holds a version, for a daemon the tags of its meshes, and while a pairing window is open
+its public number.
+
+A pairing window is announced with `announce` and looked for with `browse`; a daemon is there for good, with `attend`.
 """
 
 import contextlib
@@ -10,18 +13,20 @@ import ipaddress
 import logging
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 import attrs
 import ifaddr
 import trio
 import zeroconf
 
+from meshd.drivers.networks import local_interfaces, watch_addresses
 from meshd.errors import NobodyFoundError, TetherError, UsageError
 from meshd.model.address import Address
-from meshd.model.candidate import Candidate, Gone, Sighting
+from meshd.model.candidate import Candidate, Gone, Invitation, Neighbour, Sighting
+from meshd.protocol.lantags import TAGS_LIMIT
 
 SERVICE: Final = "_tether-mesh._udp.local."
 
@@ -29,6 +34,7 @@ TXT_VERSION: Final = "1"
 NO_NUMBER: Final = "-"
 _CODE_NUMBER: Final = re.compile("[1-9][0-9]{0,2}")
 _INSTANCE: Final = re.compile("[0-9a-f]{16}")
+_TAGS: Final = re.compile(f"[0-9a-f]{{16}}(?:,[0-9a-f]{{16}}){{0,{TAGS_LIMIT - 1}}}")
 
 ADDRESSES_LIMIT: Final = 8
 """Most addresses taken from one announcement: a machine has few, a liar may list a network."""
@@ -36,21 +42,15 @@ ADDRESSES_LIMIT: Final = 8
 SIGHTINGS_QUEUED: Final = 64
 """Most sightings that wait for a connector that is busy with a candidate; more are noise or an attack."""
 
+RETRY_AFTER: Final = 2.0
+"""Seconds before multicast is tried again on a network that came but does not carry it yet."""
+
 CLOSE_TIMEOUT: Final = 2.0
 """Seconds to wait for zeroconf's threads at the end; they are daemons, and nothing may keep a handoff waiting."""
 
 ASKING_PORTS: Final = (False, True)
 """Ask from port 5353, which also hears new announcements, and from a port of our own (RFC 6762, 6.7): those answers
 come to nobody else here, and at once, where a responder that just spoke to everybody keeps silent a second."""
-
-REREAD_INTERVAL: Final = 5.0
-"""Seconds between two looks at this machine's interfaces: a laptop changes networks while it waits."""
-
-VIRTUAL_PREFIXES: Final = (
-    *("br-", "docker", "veth", "virbr", "vEthernet", "vmnet"),  # containers, virtual machines, WSL
-    *("tailscale", "tap", "tun", "utun", "wg", "zt"),  # tunnels
-)
-"""Interfaces that seldom lead to the other machine: tunnels, containers, WSL. Their addresses are tried last."""
 
 
 class LanUnavailableError(TetherError):
@@ -65,31 +65,8 @@ Change = zeroconf.ServiceStateChange
 logging.getLogger("zeroconf").setLevel(logging.CRITICAL)
 
 Start = Callable[[zeroconf.Zeroconf], "zeroconf.ServiceBrowser | None"]
-
-
-@attrs.frozen
-class Interface:
-    """One IPv4 or IPv6 address of this machine."""
-
-    name: str
-    ip: ipaddress.IPv4Interface | ipaddress.IPv6Interface
-
-    @property
-    def is_virtual(self) -> bool:
-        return self.name.startswith(VIRTUAL_PREFIXES)
-
-
-def local_interfaces() -> tuple[Interface, ...]:
-    """This machine's addresses; loopback only where there is nothing else."""
-    found = []
-    for adapter in ifaddr.get_adapters():
-        for ip in adapter.ips:
-            host = ip.ip if isinstance(ip.ip, str) else ip.ip[0]
-            interface = ipaddress.ip_interface(f"{host}/{ip.network_prefix}")
-            # A link-local address means nothing without its scope, which DNS-SD does not carry.
-            if not interface.ip.is_link_local:
-                found.append(Interface(adapter.nice_name, interface))
-    return tuple([each for each in found if not each.ip.ip.is_loopback] or found)
+Text = dict[str, str]
+T = TypeVar("T")
 
 
 def check_interfaces(named: Sequence[str]) -> tuple[str, ...]:
@@ -125,16 +102,7 @@ async def announce(port: int, number: int | None, named: Sequence[str] = ()) -> 
     instance = secrets.token_hex(8)
 
     def register(responder: zeroconf.Zeroconf) -> zeroconf.ServiceBrowser | None:
-        info = zeroconf.ServiceInfo(
-            SERVICE,
-            f"{instance}.{SERVICE}",
-            port=port,
-            properties={"v": TXT_VERSION, "pair": NO_NUMBER if number is None else str(number)},
-            server=f"{instance}.local.",
-            parsed_addresses=[str(address) for address in _announced(named)],
-        )
-        # The name is 64 random bits: probing for a conflict would only delay the first answer by most of a second.
-        responder.register_service(info, cooperating_responders=True)
+        _register(responder, _info(instance, port, _text((), Invitation(number)), named))
         return None
 
     async with _multicast(named, register, (False,)):
@@ -143,11 +111,100 @@ async def announce(port: int, number: int | None, named: Sequence[str] = ()) -> 
 
 @asynccontextmanager
 async def browse(named: Sequence[str] = ()) -> AsyncIterator[trio.MemoryReceiveChannel[Sighting]]:
-    """Announcements as they are heard, until the block ends. Raises LanUnavailableError."""
-    token = trio.lowlevel.current_trio_token()
+    """Pairing windows as they are heard of, until the block ends. Raises LanUnavailableError."""
     send, receive = trio.open_memory_channel[Sighting](SIGHTINGS_QUEUED)
+    heard = _listener(send, _candidate)
 
-    def hand_over(sighting: Sighting) -> None:
+    def start(responder: zeroconf.Zeroconf) -> zeroconf.ServiceBrowser | None:
+        # Two questions that are not byte for byte the same: a responder drops the second of those as an echo.
+        kind = zeroconf.DNSQuestionType.QU if responder.unicast else zeroconf.DNSQuestionType.QM
+        return zeroconf.ServiceBrowser(responder, SERVICE, handlers=[heard], question_type=kind)
+
+    async with _multicast(named, start, ASKING_PORTS):
+        yield receive
+
+
+@attrs.frozen
+class Said:
+    """What a daemon announces: the tags of its meshes (protocol/lantags.py), and whether it has a pairing window open."""
+
+    tags: tuple[bytes, ...] = ()
+    invitation: Invitation | None = None
+
+
+class Presence:
+    """A daemon on its LANs. Made by `attend`."""
+
+    def __init__(self, said: Said, heard: trio.MemoryReceiveChannel[Neighbour | Gone]) -> None:
+        self.instance = secrets.token_hex(8)
+        """The random name under which this run is announced."""
+        self.heard = heard
+        """Other daemons as they come, change and go; never this one."""
+        self.said = said
+        self._update: Callable[[], Awaitable[None]]
+
+    async def say(self, said: Said) -> None:
+        """Announce this from now on; takes most of a second when it is other than before."""
+        if said != self.said:
+            self.said = said
+            await self._update()
+
+
+@asynccontextmanager
+async def attend(port: int, said: Said, named: Sequence[str] = ()) -> AsyncIterator[Presence]:
+    """Announce a daemon on UDP `port` and hear of others until the block ends. Raises LanUnavailableError.
+
+    Announcing and asking share one responder: a daemon runs for weeks, and each costs threads, sockets and wakes.
+    """
+    send, receive = trio.open_memory_channel[Neighbour | Gone](SIGHTINGS_QUEUED)
+    presence = Presence(said, receive)
+    heard = _listener(send, _neighbour, presence.instance)
+
+    def info() -> zeroconf.ServiceInfo:
+        return _info(presence.instance, port, _text(presence.said.tags, presence.said.invitation), named)
+
+    def start(responder: zeroconf.Zeroconf) -> zeroconf.ServiceBrowser | None:
+        _register(responder, info())
+        return zeroconf.ServiceBrowser(responder, SERVICE, handlers=[heard])
+
+    async with _multicast(named, start, (False,)) as responders:
+        presence._update = lambda: responders.each(lambda responder: responder.update_service(info()))
+        yield presence
+
+
+def _text(tags: Iterable[bytes], invitation: Invitation | None) -> Text:
+    """The strings of a TXT record."""
+    text = {"v": TXT_VERSION}
+    if spoken := ",".join(tag.hex() for tag in tags):
+        text["tags"] = spoken
+    if invitation is not None:
+        text["pair"] = NO_NUMBER if invitation.number is None else str(invitation.number)
+    return text
+
+
+def _info(instance: str, port: int, text: Text, named: Sequence[str]) -> zeroconf.ServiceInfo:
+    return zeroconf.ServiceInfo(
+        SERVICE,
+        f"{instance}.{SERVICE}",
+        port=port,
+        properties=text,
+        server=f"{instance}.local.",
+        parsed_addresses=[str(address) for address in _announced(named)],
+    )
+
+
+def _register(responder: zeroconf.Zeroconf, info: zeroconf.ServiceInfo) -> None:
+    # The name is 64 random bits: probing for a conflict would only delay the first answer by most of a second.
+    responder.register_service(info, cooperating_responders=True)
+
+
+def _listener(
+    send: trio.MemorySendChannel[T | Gone], read: Callable[[zeroconf.ServiceInfo, str], T | None], own: str = ""
+) -> Callable[..., None]:
+    """What a browser calls in its thread: hands over what `read` makes of an announcement, but not of our `own`."""
+    token = trio.lowlevel.current_trio_token()
+
+    def hand_over(sighting: T | Gone) -> None:
         def put() -> None:
             # A full queue is a flood, and what is announced is announced again.
             with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
@@ -159,48 +216,46 @@ async def browse(named: Sequence[str] = ()) -> AsyncIterator[trio.MemoryReceiveC
 
     def heard(zeroconf: zeroconf.Zeroconf, service_type: str, name: str, state_change: Change) -> None:
         instance = name.removesuffix("." + SERVICE)
-        if not _INSTANCE.fullmatch(instance):
+        if not _INSTANCE.fullmatch(instance) or instance == own:
             return  # none of ours, and a name of any other form might be made to hurt who shows it
         gone = state_change is Change.Removed
-        hand_over(Gone(instance) if gone else _sighting(zeroconf, instance))
+        hand_over(Gone(instance) if gone else _read(zeroconf, instance, read) or Gone(instance))
 
-    def start(responder: zeroconf.Zeroconf) -> zeroconf.ServiceBrowser | None:
-        # Two questions that are not byte for byte the same: a responder drops the second of those as an echo.
-        kind = zeroconf.DNSQuestionType.QU if responder.unicast else zeroconf.DNSQuestionType.QM
-        return zeroconf.ServiceBrowser(responder, SERVICE, handlers=[heard], question_type=kind)
-
-    async with _multicast(named, start, ASKING_PORTS):
-        yield receive
+    return heard
 
 
 @asynccontextmanager
-async def _multicast(named: Sequence[str], start: Start, own_ports: Sequence[bool]) -> AsyncIterator[None]:
+async def _multicast(named: Sequence[str], start: Start, own_ports: Sequence[bool]) -> AsyncIterator["_Responders"]:
     """Keep responders with `start` done on them, and make them anew whenever this machine's addresses change."""
     # Read first: a change while the responders are being made is then seen at the first look.
     known = local_interfaces()
-    responders = await trio.to_thread.run_sync(_open, named, start, own_ports)
+    responders = _Responders(named, start, own_ports)
+    await responders.open()
+    changed = trio.Event()
 
     async def follow_changes() -> None:
-        nonlocal responders, known
+        await watch_addresses(lambda _: changed.set(), known=known)
+
+    async def make_anew() -> None:
+        nonlocal changed
         while True:
-            await trio.sleep(REREAD_INTERVAL)
-            current = await trio.to_thread.run_sync(local_interfaces)
-            if current == known or named:
-                continue
-            # Not to be left half way, with responders that nobody closes.
-            with trio.CancelScope(shield=True), contextlib.suppress(LanUnavailableError):
-                await _close_all(responders)
-                responders = []
-                responders = await trio.to_thread.run_sync(_open, named, start, own_ports)
-                known = current  # else between two networks: look again
+            await changed.wait()
+            changed = trio.Event()
+            try:
+                await responders.open()
+            except LanUnavailableError:
+                await trio.sleep(RETRY_AFTER)
+                changed.set()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(follow_changes)
+        if not named:
+            nursery.start_soon(follow_changes)
+            nursery.start_soon(make_anew)
         try:
-            yield
+            yield responders
         finally:
             nursery.cancel_scope.cancel()
-            await _close_all(responders)
+            await responders.close()
 
 
 @attrs.define
@@ -235,14 +290,46 @@ def _open(named: Sequence[str], start: Start, own_ports: Sequence[bool]) -> list
     return responders
 
 
-async def _close_all(responders: Sequence[_Responder]) -> None:
-    with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
-        await trio.to_thread.run_sync(_close, responders, abandon_on_cancel=True)
-
-
 def _close(responders: Sequence[_Responder]) -> None:
     for responder in responders:
         responder.close()
+
+
+@attrs.define
+class _Responders:
+    """The responders of one announcement or search: one for each of `own_ports`."""
+
+    _named: Sequence[str]
+    _start: Start
+    _own_ports: Sequence[bool]
+    _all: list[_Responder] = attrs.field(factory=list, init=False)
+    _lock: trio.Lock = attrs.field(factory=trio.Lock, init=False)
+
+    async def open(self) -> None:
+        """Make them, in place of those that are. Raises LanUnavailableError, and then there are none."""
+        # Not to be left half way, with responders that nobody closes.
+        with trio.CancelScope(shield=True):
+            async with self._lock:
+                await self._close()
+                self._all = await trio.to_thread.run_sync(_open, self._named, self._start, self._own_ports)
+
+    async def each(self, action: Callable[[zeroconf.Zeroconf], None]) -> None:
+        """Do this on every one, in a thread."""
+        async with self._lock:
+            for responder in self._all:
+                # One whose loop is stuck: the next that is made says it.
+                with contextlib.suppress(zeroconf.Error):
+                    await trio.to_thread.run_sync(action, responder.multicast)
+
+    async def close(self) -> None:
+        with trio.CancelScope(shield=True):
+            async with self._lock:
+                await self._close()
+
+    async def _close(self) -> None:
+        with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
+            await trio.to_thread.run_sync(_close, self._all, abandon_on_cancel=True)
+        self._all = []
 
 
 def _announced(named: Sequence[str]) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
@@ -252,17 +339,40 @@ def _announced(named: Sequence[str]) -> list[ipaddress.IPv4Address | ipaddress.I
     return [each.ip.ip for each in interfaces][:ADDRESSES_LIMIT]
 
 
-def _sighting(responder: zeroconf.Zeroconf, instance: str) -> Sighting:
+def _read(
+    responder: zeroconf.Zeroconf, instance: str, read: Callable[[zeroconf.ServiceInfo, str], T | None]
+) -> T | None:
     """What is known of an instance. Never asks and never waits: a stranger chooses how many instances there are."""
     info = zeroconf.ServiceInfo(SERVICE, f"{instance}.{SERVICE}")
     info.load_from_cache(responder)
-    properties = info.decoded_properties
-    window, port = properties.get("pair") or "", info.port
-    if properties.get("v") != TXT_VERSION or not (window == NO_NUMBER or _CODE_NUMBER.fullmatch(window)) or not port:
-        return Gone(instance)  # a daemon without a window, a newer version, nonsense, or only a part so far
-    addresses = _preferred(info.parsed_addresses()[:ADDRESSES_LIMIT])
-    number = None if window == NO_NUMBER else int(window)
-    return Candidate(instance, number, tuple(Address(str(ip), port) for ip in addresses))
+    return _understood(info, instance, read)
+
+
+def _understood(
+    info: zeroconf.ServiceInfo, instance: str, read: Callable[[zeroconf.ServiceInfo, str], T | None]
+) -> T | None:
+    if info.decoded_properties.get("v") != TXT_VERSION or not info.port:
+        return None  # a newer version, nonsense, or only a part so far
+    return read(info, instance)
+
+
+def _candidate(info: zeroconf.ServiceInfo, instance: str) -> Candidate | None:
+    window = info.decoded_properties.get("pair") or ""
+    if not (window == NO_NUMBER or _CODE_NUMBER.fullmatch(window)):
+        return None  # a daemon without a window
+    return Candidate(instance, None if window == NO_NUMBER else int(window), _addresses(info))
+
+
+def _neighbour(info: zeroconf.ServiceInfo, instance: str) -> Neighbour | None:
+    tags = info.decoded_properties.get("tags") or ""
+    if not _TAGS.fullmatch(tags):
+        return None  # a pairing command, or a daemon without a mesh
+    return Neighbour(instance, tuple(bytes.fromhex(tag) for tag in tags.split(",")), _addresses(info))
+
+
+def _addresses(info: zeroconf.ServiceInfo) -> tuple[Address, ...]:
+    port = info.port or 0
+    return tuple(Address(str(ip), port) for ip in _preferred(info.parsed_addresses()[:ADDRESSES_LIMIT]))
 
 
 def _preferred(hosts: Iterable[str]) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:

@@ -18,6 +18,7 @@ from meshd.drivers.quic_engine import (
     HandshakeDone,
     IdIssued,
     IdRetired,
+    PingAnswered,
     QuicConnection,
     StopSending,
     StreamData,
@@ -32,6 +33,13 @@ _LINGER = 1.0
 """Seconds at most for which a lost CONNECTION_CLOSE is repeated to a peer that still talks (RFC 9000 section 10.2.1)."""
 _PING = 15.0
 """Quiet seconds before a ping unless `watch` says otherwise: two may be lost before an engine forgets the connection."""
+UNANSWERED = 10.0
+"""Seconds without a datagram after which something that was sent to the peer in vain is reason enough to give it up. A
+machine that has moved or died is found out by the first record for it, not by the last keepalive."""
+_ASK_AGAIN = 3.0
+"""Seconds between pings meanwhile: an engine repeats what was lost ever later, and flow control may hold it back."""
+_PROBE_AGAIN = 0.25
+"""Seconds after which a probe asks again: qh3 was seen not to repeat a lost ping within a second."""
 _NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EACCES, errno.EINVAL)
 
 
@@ -83,6 +91,10 @@ class Connection:
         self.settled, self._ended = trio.Event(), trio.Event()
         self._ping_every = self._silence = float("inf")
         self._heard = self._pinged = now
+        self._spoke = float("inf")
+        """When the first thing was sent that nothing was heard after."""
+        self._pings = 0
+        self._probes: dict[int, trio.Event] = {}
         # Jitter from the random connection id: links opened together do not ping together, and tests stay repeatable
         # where it matters, since it only ever shortens the interval.
         self._jitter = 1 - quic.host_cid[0] / 1280
@@ -125,6 +137,36 @@ class Connection:
         self._ping_every, self._silence = ping * self._jitter, silence
         self._owner.mark(self)
 
+    async def probe(self, timeout: float) -> float | None:
+        """Ask for a sign of life now: seconds until the peer's program answered, or None when it did not in `timeout`
+        seconds, or the connection is over.
+
+        Only the answer to this very ping counts. After a sleep datagrams of long ago come out of the kernel's buffer,
+        from a peer that has given the connection up since.
+        """
+        await trio.lowlevel.checkpoint()
+        began, answered, numbers = trio.current_time(), trio.Event(), set[int]()
+        try:
+            with trio.move_on_after(timeout):
+                while self.closed is None and not answered.is_set():
+                    numbers.add(number := self._ping(trio.current_time()))
+                    self._probes[number] = answered
+                    self._owner.mark(self)
+                    with trio.move_on_after(_PROBE_AGAIN):
+                        await answered.wait()
+        finally:
+            for number in numbers:
+                del self._probes[number]
+        return trio.current_time() - began if self.closed is None and answered.is_set() else None
+
+    def _ping(self, now: float) -> int:
+        self._pings += 1
+        self._pinged = now
+        self._spoke = min(self._spoke, now)
+        if self.closed is None:
+            self._call(self._quic.send_ping, self._pings)
+        return self._pings
+
     def close(self, code: int = 0, reason: str = "") -> None:
         """Send CONNECTION_CLOSE with an application code (0 to 2**62 - 1) and a reason, dropping what is unsent.
 
@@ -161,6 +203,7 @@ class Connection:
             raise ConnectionClosedError(self.closed)
 
     def write(self, stream_id: int, data: bytes, fin: bool) -> None:
+        self._spoke = min(self._spoke, trio.current_time())
         self._command(self._quic.send_stream_data, stream_id, data, fin)
 
     def reset_stream(self, stream_id: int, code: int) -> None:
@@ -191,7 +234,7 @@ class Connection:
             self._repeat_farewell = self._late & (self._late - 1) == 0
             self._owner.mark(self)
             return
-        self._heard = now
+        self._heard, self._spoke = now, float("inf")
         self._call(self._engine.receive, self._quic, datagrams, address, now)
         self._pump()
         self._owner.mark(self)
@@ -223,6 +266,9 @@ class Connection:
             case StopSending(stream_id, code):
                 if (stream := self._stream(stream_id)) is not None:
                     stream.peer_stopped(code)
+            case PingAnswered(number):
+                if number in self._probes:
+                    self._probes[number].set()
 
     def _on_handshake(self, event: HandshakeDone) -> None:
         certificate = self._engine.peer_certificate_der(self._quic) if self.is_client else b""
@@ -289,15 +335,24 @@ class Connection:
             self._pump()
         if self.closed is not None:
             return
-        if now >= self._heard + self._silence:
+        if now >= self._lost_at():
             self._call(self._quic.close, DriverCode.SILENCE, None, "silence")
-            self._finish(Closed(DriverCode.SILENCE, f"nothing heard for {self._silence:g} s", False, timed_out=True))
+            why = f"nothing heard for {now - self._heard:.0f} s"
+            self._finish(Closed(DriverCode.SILENCE, why, False, timed_out=True))
         elif not self.admitted and now >= self._admit_by:
             self.close(DriverCode.UNAUTHENTICATED, "not authenticated in time")
-        elif now >= max(self._heard, self._pinged) + self._ping_every:
-            self._pinged = now
-            # The number would tell which ping came back; any datagram from the peer is as good a sign of life.
-            self._call(self._quic.send_ping, 0)
+        elif now >= self._ping_at():
+            # Whether it is answered is not looked at: any datagram from the peer is as good a sign of life.
+            self._ping(now)
+
+    def _lost_at(self) -> float:
+        unanswered = UNANSWERED if self._silence < float("inf") else float("inf")  # until then whoever dials has its own
+        return min(self._heard + self._silence, self._spoke + unanswered)
+
+    def _ping_at(self) -> float:
+        every = self._ping_every
+        quiet = max(self._heard, self._pinged) + every
+        return min(quiet, max(self._spoke, self._pinged) + min(_ASK_AGAIN, every))
 
     def datagrams_to_send(self, now: float) -> list[Datagram]:
         """What is to be sent now; sets the next deadline and wakes the senders for whom there is room."""
@@ -322,8 +377,8 @@ class Connection:
             timer = now + 0.001
         self.deadline = min(
             timer,
-            self._heard + self._silence,
-            max(self._heard, self._pinged) + self._ping_every,
+            self._lost_at(),
+            self._ping_at(),
             float("inf") if self.admitted else self._admit_by,
         )
         return datagrams
@@ -351,6 +406,8 @@ class Connection:
         self.closed = closed
         for stream in self._streams.values():
             stream.connection_closed()
+        for answered in self._probes.values():
+            answered.set()
         self._stream_arrived.set()
         self.settled.set()
         self._ended.set()

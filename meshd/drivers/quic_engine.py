@@ -103,7 +103,14 @@ class IdRetired:
     connection_id: bytes
 
 
-Event = HandshakeDone | StreamData | StreamReset | StopSending | IdIssued | IdRetired
+@attrs.define
+class PingAnswered:
+    """The peer acknowledged the ping with this number (RFC 9000 section 19.2)."""
+
+    number: int
+
+
+Event = HandshakeDone | StreamData | StreamReset | StopSending | IdIssued | IdRetired | PingAnswered
 
 
 @attrs.frozen
@@ -221,6 +228,8 @@ class Engine:
                     return IdIssued(event.connection_id)
                 case "ConnectionIdRetired":
                     return IdRetired(event.connection_id)
+                case "PingAcknowledged":
+                    return PingAnswered(event.uid)
         return None
 
     def ending(self, connection: QuicConnection) -> Ending | None:

@@ -1,20 +1,26 @@
 """Multicast DNS on loopback: real zeroconf threads, waits for sightings with a deadline, nothing beyond 127.0.0.1."""
 
 import ipaddress
+import json
 import secrets
 import socket
 import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import trio
 import zeroconf
+from hypothesis import given
+from hypothesis import strategies as st
 
-from meshd.drivers import lan
+from meshd.drivers import lan, networks
 from meshd.errors import UsageError
-from meshd.model.candidate import Candidate, Gone, Sighting
+from meshd.model.candidate import Candidate, Gone, Invitation, Neighbour, Sighting
 
 LOOPBACK = ("127.0.0.1",)
 DEADLINE = 10.0
+VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "finding.json").read_text())
 
 
 async def sighting_of(sightings: trio.MemoryReceiveChannel[Sighting], port: int) -> Candidate:
@@ -84,8 +90,8 @@ def test_addresses_are_tried_in_the_order_in_which_they_are_likely_to_lead_there
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     own = (
-        lan.Interface("docker0", ipaddress.ip_interface("172.17.0.1/16")),
-        lan.Interface("wlan0", ipaddress.ip_interface("192.168.1.5/24")),
+        networks.Interface("docker0", ipaddress.ip_interface("172.17.0.1/16")),
+        networks.Interface("wlan0", ipaddress.ip_interface("192.168.1.5/24")),
     )
     monkeypatch.setattr(lan, "local_interfaces", lambda: own)
     heard = ["127.0.0.1", "172.17.0.9", "10.9.9.9", "192.168.1.7", "224.0.0.1", "0.0.0.0", "169.254.1.1"]
@@ -115,3 +121,72 @@ async def test_a_stranger_can_neither_stall_nor_end_a_search(capfd: pytest.Captu
         closing = trio.current_time()
     assert trio.current_time() - closing < lan.CLOSE_TIMEOUT
     assert capfd.readouterr().err == ""
+
+
+async def neighbour_at(presence: lan.Presence, port: int, tags: tuple[bytes, ...]) -> Neighbour:
+    with trio.fail_after(DEADLINE):
+        async for sighting in presence.heard:
+            if isinstance(sighting, Neighbour) and sighting.addresses[0].port == port and sighting.tags == tags:
+                return sighting
+    raise AssertionError("nothing more is heard")
+
+
+async def test_daemons_hear_of_each_other_of_what_changes_and_never_of_themselves() -> None:
+    port, other_port = free_port(), free_port()
+    tags, later = (b"\x00" * 8, b"\xff" * 8), tuple(bytes([number]) * 8 for number in range(8))
+    async with lan.attend(port, lan.Said(tags), LOOPBACK) as ann:
+        async with lan.attend(other_port, lan.Said((b"12345678",)), LOOPBACK) as bob:
+            found = await neighbour_at(bob, port, tags)
+            assert found.instance == ann.instance and str(found.addresses[0]) == f"127.0.0.1:{port}"
+            await neighbour_at(ann, other_port, (b"12345678",))
+            await ann.say(lan.Said(later))
+            assert (await neighbour_at(bob, port, later)).instance == ann.instance
+        with trio.fail_after(DEADLINE):
+            heard = [sighting async for sighting in _until_gone(ann, bob.instance)]
+        assert all(each.instance != ann.instance for each in heard)
+
+
+async def _until_gone(presence: lan.Presence, instance: str) -> AsyncIterator[Neighbour | Gone]:
+    async for sighting in presence.heard:
+        yield sighting
+        if sighting == Gone(instance):
+            return
+
+
+async def test_a_daemons_window_is_found_while_it_is_open_and_only_then() -> None:
+    port = free_port()
+    async with lan.attend(port, lan.Said((b"12345678",)), LOOPBACK) as daemon, lan.browse(LOOPBACK) as sightings:
+        await daemon.say(lan.Said((b"12345678",), Invitation(7)))
+        assert (await sighting_of(sightings, port)).number == 7
+        await daemon.say(lan.Said((b"12345678",)))
+        with trio.fail_after(DEADLINE):
+            while await sightings.receive() != Gone(daemon.instance):
+                pass
+
+
+def info_of(text: dict[str, str]) -> zeroconf.ServiceInfo:
+    return zeroconf.ServiceInfo(lan.SERVICE, f"x.{lan.SERVICE}", port=7, properties=text, parsed_addresses=["10.1.1.1"])
+
+
+@pytest.mark.parametrize("vector", VECTORS["neighbours"])
+def test_published_texts_of_neighbours(vector) -> None:
+    found = lan._understood(info_of(vector["text"]), "x", lan._neighbour)
+    assert found is not None and [tag.hex() for tag in found.tags] == vector["tags"]
+
+
+@pytest.mark.parametrize("vector", VECTORS["not_neighbours"], ids=lambda vector: vector["why"])
+def test_texts_that_are_no_neighbours(vector) -> None:
+    assert lan._understood(info_of(vector["text"]), "x", lan._neighbour) is None
+
+
+@given(st.dictionaries(st.sampled_from(["v", "tags", "pair", "x"]), st.text(max_size=150), max_size=4))
+def test_no_text_of_a_strangers_raises(text) -> None:
+    for read in (lan._neighbour, lan._candidate):
+        found = lan._understood(info_of({key: value[:60] for key, value in text.items()} | {"v": "1"}), "x", read)
+        assert found is None or found.instance == "x"
+
+
+def test_the_longest_announcement_fits_one_string() -> None:
+    """RFC 6763, section 6.1: 255 bytes."""
+    text = lan._text([b"\xff" * 8] * 8, Invitation(999))
+    assert max(len(f"{key}={value}") for key, value in text.items()) <= 255
