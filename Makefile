@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 .PHONY: help demo test lint types lab soak bench clean
 
 help:
-	@echo 'make demo    hand a file from one process to another on this machine'
+	@echo 'make demo    hand a file over, then let three daemons pair, replicate, lose one and heal'
 	@echo 'make test    all tests but those below'
 	@echo 'make lint    ruff: rules and format'
 	@echo 'make types   mypy'
@@ -41,6 +41,7 @@ $(VENV)/.all: pyproject.toml
 
 demo: $(VENV)/.base
 	@$(BIN)/python examples/demo.py
+	@$(BIN)/tether demo
 
 test: $(VENV)/.all
 	$(BIN)/pytest -rs -n 2 --dist loadgroup -m 'not soak' --ignore tests/lab --ignore tests/bench

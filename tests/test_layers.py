@@ -51,7 +51,7 @@ SANS_IO = {
 TABLE = (
     Room("meshd.errors", (), (), "every room imports errors, so errors import nothing"),
     Room("meshd.status", (), ("attrs",), "status is values that any face can show"),
-    Room("meshd.config", (), (), "settings are read before anything heavy is loaded"),
+    Room("meshd.config", (), ("platformdirs",), "settings are read before anything heavy is loaded"),
     Room(
         "meshd.model",
         (),
@@ -83,9 +83,23 @@ TABLE = (
         },
     ),
     Room(
+        "meshd.store",
+        ("meshd.wire", "meshd.model"),
+        ("attrs", "apsw", "blake3"),
+        "the store keeps and finds; it knows values, and neither peers nor time",
+        {
+            "meshd.protocol": "a machine never asks the store, nor the store a machine",
+            "meshd.drivers": "a driver calls the store, in a thread",
+            "trio": "the store is synchronous: drivers/storage.py keeps it off the event loop",
+        },
+    ),
+    Room(
         "meshd.drivers",
-        ("meshd.protocol", "meshd.wire", "meshd.model", "meshd.store", "meshd.status", "meshd.config"),
-        ("attrs", "blake3", "cryptography", "trio", "aioquic", "qh3", "zeroconf", "ifaddr"),
+        (
+            *("meshd.protocol", "meshd.wire", "meshd.model", "meshd.store"),
+            *("meshd.status", "meshd.notices", "meshd.config"),
+        ),
+        ("attrs", "blake3", "cryptography", "trio", "aioquic", "qh3", "zeroconf", "ifaddr", "structlog"),
         "drivers carry out what machines decide, for any face",
         {
             "meshd.tools": "tools use drivers' results through their own narrow context",
@@ -93,8 +107,53 @@ TABLE = (
         },
     ),
     Room(
+        "meshd.node",
+        (
+            *("meshd.drivers", "meshd.protocol", "meshd.store", "meshd.wire", "meshd.model"),
+            *("meshd.status", "meshd.notices", "meshd.config", "meshd.tools.context"),  # docs/decisions/0011
+        ),
+        ("attrs", "trio"),
+        "the node composes the parts, for any face, and of tools it knows their context only",
+        {
+            "meshd.surfaces": "faces are joined to the node in __main__ alone",
+        },
+    ),
+    Room(
+        "meshd.tools",
+        ("meshd.model", "meshd.status", "meshd.notices"),
+        ("attrs", "msgspec"),
+        "a tool says what may be asked and answers through its context",
+        {
+            "meshd.drivers": "through the context only",
+            "meshd.protocol": "through the context only",
+            "meshd.store": "through the context only",
+            "meshd.node": "through the context only",
+        },
+    ),
+    Room(
+        "meshd.surfaces",
+        ("meshd.tools", "meshd.status", "meshd.notices", "meshd.client", "meshd.config"),
+        ("attrs", "click", "msgspec", "rich", "structlog", "trio"),
+        "a face is generated from the registry",
+        {
+            "meshd.drivers": "faces ask the tools",
+            "meshd.protocol": "faces ask the tools",
+            "meshd.store": "faces ask the tools",
+            "meshd.node": "faces ask the tools",
+        },
+    ),
+    Room("meshd.client", ("meshd.config",), ("trio",), "any program may use the client without the rest", {}),
+    Room("meshd.notices", (), ("attrs",), "notices are values", {"trio": "notices are values"}),
+    Room(
+        "meshd.__main__",
+        ("meshd.node", "meshd.tools", "meshd.surfaces", "meshd.drivers", "meshd.config", "meshd.status", "meshd.notices"),
+        ("attrs", "click", "structlog", "trio"),
+        "the one place that joins node, tools and surfaces",
+        {},
+    ),
+    Room(
         "tether_lite",
-        ("meshd.drivers", "meshd.protocol", "meshd.wire", "meshd.model", "meshd.config", "meshd.status"),
+        ("meshd.drivers", "meshd.protocol", "meshd.wire", "meshd.model", "meshd.config", "meshd.status", "meshd.client"),
         ("attrs", "click", "rich", "trio"),
         "tether_lite holds arguments and display only",
         {
@@ -110,6 +169,7 @@ SOLE_IMPORTERS = {
     "zeroconf": "meshd.drivers.lan",
     "spake2": "meshd.protocol.pairing",
     "noise": "meshd.protocol.handshake",
+    "rfc8785": "meshd.model.handle",
     # It would hide an import from this file; the engine is chosen when it is known, and the other is never loaded.
     "importlib": "meshd.drivers.quic_engine",
 }

@@ -1,0 +1,336 @@
+"""One mesh on this machine: its database, records, blobs and links, and the tasks that keep them together."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Final
+
+import trio
+
+from meshd.drivers.addresses import StoredAddresses
+from meshd.drivers.blob_files import BlobStore
+from meshd.drivers.fetching import Fetching
+from meshd.drivers.journal import Journal, open_journal
+from meshd.drivers.link import Link
+from meshd.drivers.link_streams import serve_link
+from meshd.drivers.links import Links
+from meshd.drivers.serving import Serving
+from meshd.drivers.state import MeshDirectory
+from meshd.drivers.storage import Storage, open_storage
+from meshd.drivers.sync import Syncing
+from meshd.errors import RefusedError, StoreError, TetherError, TimedOutError
+from meshd.model.address import Address
+from meshd.model.announcement import Addresses
+from meshd.model.facts import Fact
+from meshd.model.handle import BLOB, Handle
+from meshd.model.identity import NodeId, node_text, short_text
+from meshd.model.member import Member
+from meshd.model.record import Log, LogId, Record
+from meshd.model.roster import Roster
+from meshd.node import questions, secrets
+from meshd.node.founding import mesh_of
+from meshd.node.keeping import Keeping
+from meshd.node.machine import Machine
+from meshd.node.membership import MeshMembership
+from meshd.notices import Damaged, RosterChanged
+from meshd.store.peers import BlockedNode
+from meshd.wire import bodies
+
+CHANGES_TOLD: Final = 5
+"""Machines that one notice of a changed roster names."""
+
+MEASURE_EVERY: Final = 30.0
+"""Seconds between two round trips measured on a quiet link."""
+
+SECRET_TRIES: Final = 3
+"""A new secret is sealed for one place in our log; this often another record of ours may take the place first."""
+
+
+class Mesh:
+    """One mesh that this machine belongs to; made by `open_mesh`, works while `run` does."""
+
+    def __init__(
+        self, machine: Machine, directory: MeshDirectory, storage: Storage, journal: Journal, blobs: BlobStore
+    ) -> None:
+        self.machine, self.directory = machine, directory
+        self.storage, self.journal, self.blobs = storage, journal, blobs
+        self.secrets: list[secrets.HeldSecret] = []
+        self.blocked: dict[NodeId, BlockedNode] = {}
+        self.membership = MeshMembership(
+            machine.keys,
+            lambda: self.roster,
+            lambda: [each.secret for each in self.secrets],
+            lambda: self.blocked,
+            lambda: self._path,
+        )
+        self._path: list[bytes] = []
+        self.fetching = Fetching(blobs, self.name_of, machine.notify, mesh=self.hex, offload=machine.offload)
+        self.serving = Serving(blobs, machine.throttle)
+        self.links = Links(
+            endpoint=machine.endpoint,
+            keys=machine.keys,
+            membership=self.membership,
+            store=StoredAddresses(storage, machine.clocks.wall_ms),
+            serve=self._serve,
+            notify=machine.notify,
+            name_of=self.name_of,
+        )
+        self.syncing = Syncing(journal, notify=machine.notify, entropy=machine.entropy)
+        self.syncing.on_settled.append(self.links.settle)
+        self.syncing.on_settled.append(lambda _: self._linked.set())
+        self._linked = trio.Event()
+        self.last_linked: dict[NodeId, float] = {}
+        """When the last link with each machine that was linked in this run ended, on trio's clock."""
+        self.keeping = Keeping(self)
+        self.roster_changed = trio.Event()
+        """Set, and replaced, at each change."""
+        self.on_secrets: list[Callable[[], None]] = []
+        """Called when there is a new mesh secret."""
+        self._roster_lock = trio.Lock()
+        self._names = _names(journal.roster)
+        journal.on_roster.append(self._on_roster)
+        journal.on_change.append(self._on_records)
+
+    # What it is.
+
+    @property
+    def id(self) -> bytes:
+        return self.journal.mesh
+
+    @property
+    def hex(self) -> str:
+        return self.journal.mesh.hex()
+
+    @property
+    def roster(self) -> Roster:
+        return self.journal.roster
+
+    @property
+    def name(self) -> str:
+        return self.roster.mesh_name
+
+    @property
+    def me(self) -> Member | None:
+        """This machine in the roster."""
+        return self.roster.members.get(self.machine.keys.identity.signing_key)
+
+    @property
+    def is_in(self) -> bool:
+        """Whether this machine is an active member: it may have been revoked elsewhere."""
+        return self.me is not None and self.me.is_active
+
+    def name_of(self, node: NodeId) -> str:
+        """What people call a machine."""
+        member = self.roster.by_node(node)
+        return short_text(node) if member is None else member.name
+
+    # Life.
+
+    async def load(self) -> None:
+        """Read what is kept beside the records."""
+        self.secrets = await self.storage.read(secrets.held)
+        self.blocked = await self.storage.read(lambda database: database.peers.blocked())
+        await self._open_secrets()
+        await self._load_path()
+
+    async def run(self) -> None:
+        """Sync, link, fetch and tend, for ever."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.syncing.run)
+            nursery.start_soon(self.fetching.run)
+            nursery.start_soon(self._follow_roster)
+            nursery.start_soon(self.keeping.run)
+            nursery.start_soon(self.links.run)
+            nursery.start_soon(self._measure)
+            if len(self.roster.active()) < 2:
+                self.journal.heard_of_ourselves()  # nobody else could say anything about us
+
+    async def _serve(self, link: Link) -> str:
+        try:
+            return await serve_link(link, sync=self.syncing.serve, ask=self.fetching.attach, answer=self.serving.serve)
+        finally:
+            self.last_linked[link.node] = trio.current_time()
+
+    async def tell_everybody(self, seconds: float) -> int:
+        """Wait until linked members have taken what was written; how many have, after so many seconds at most."""
+        told = 0
+
+        async def tell(link: Link) -> None:
+            nonlocal told
+            with contextlib.suppress(TimedOutError):
+                # An echo comes after all that was sent before it has been stored there.
+                await self.syncing.probe(link, seconds)
+                told += 1
+
+        async with trio.open_nursery() as nursery:
+            for link in self.links.current.values():
+                nursery.start_soon(tell, link)
+        return told
+
+    async def _measure(self) -> None:
+        """Ask each linked machine for an echo now and then: how far it is, and that its program still answers."""
+        while True:
+            for link in list(self.links.current.values()):
+                with contextlib.suppress(TimedOutError):
+                    await self.syncing.probe(link)
+            with trio.move_on_after(MEASURE_EVERY):
+                await self._linked.wait()
+            self._linked = trio.Event()
+
+    # The roster.
+
+    async def write_facts(self, *facts: Fact) -> list[Record]:
+        """Append roster records of ours. Raises RefusedError when we are out, StoreError."""
+        async with self._roster_lock:
+            return await self.journal.append(*facts)
+
+    async def come_back(self, records: Sequence[Record], held: Sequence[secrets.HeldSecret]) -> None:
+        """Take in the roster by which this machine was admitted anew. Raises RefusedError, StoreError."""
+        await self.journal.begin(records)
+        await self.storage.write(lambda database: secrets.keep(database, held))
+        self.secrets = await self.storage.read(secrets.held)
+        await self._load_path()
+        for callback in self.on_secrets:
+            callback()
+
+    async def renew_secret(self) -> None:
+        """Give every active member a new mesh secret. Raises RefusedError, StoreError."""
+        me = self.machine.keys.identity.signing_key
+        async with self._roster_lock:
+            for _ in range(SECRET_TRIES):
+                chain = LogId(me, Log.ROSTER, self.journal.generation)
+                head = self.journal.heads(Log.ROSTER).get(chain)
+                place = 1 if head is None else head.sequence + 1
+                make = partial(
+                    secrets.replacement,
+                    self.machine.keys,
+                    self.roster,
+                    self.secrets,
+                    self.machine.entropy,
+                    chain.generation,
+                    place,
+                )
+                (record,) = await self.journal.append(await self.machine.offload(make))
+                if (record.chain, record.header.sequence) == (chain, place):
+                    break
+            else:
+                raise RefusedError("No new mesh secret could be made just now.", "Try again.")
+        await self._open_secrets()
+
+    async def block(self, node: NodeId, reason: str) -> None:
+        """Have nothing to do with a machine, on this one."""
+        now = self.machine.clocks.wall_ms()
+        await self.storage.write(lambda database: database.peers.block(node, reason=reason, now_ms=now))
+        self.blocked = await self.storage.read(lambda database: database.peers.blocked())
+        self.links.recheck()
+
+    async def unblock(self, node: NodeId) -> bool:
+        """Take that back; whether it was so."""
+        was = await self.storage.write(lambda database: database.peers.unblock(node))
+        self.blocked = await self.storage.read(lambda database: database.peers.blocked())
+        self.links.recheck()
+        return was
+
+    def _on_roster(self, roster: Roster) -> None:
+        self.roster_changed.set()
+        self.roster_changed = trio.Event()
+        before, self._names = self._names, _names(roster)
+        changes = [what for key, what in self._names.items() if before.get(key) != what]
+        if changes:
+            shown = ", ".join(changes[:CHANGES_TOLD]) + (", ..." if len(changes) > CHANGES_TOLD else "")
+            self.machine.notify(RosterChanged(self.hex, len(roster.active()), shown))
+        self.links.recheck()
+
+    async def _follow_roster(self) -> None:
+        """Take new secrets, and give one to those whom we admitted while it was made elsewhere."""
+        while True:
+            changed = self.roster_changed
+            try:
+                await self._open_secrets()
+                await self._load_path()
+                if self.is_in and secrets.lacking(self.machine.keys, self.roster):
+                    await self.renew_secret()
+            except (RefusedError, StoreError):
+                pass  # told where it happened; the next change, or start, tries again
+            await changed.wait()
+
+    async def _open_secrets(self) -> None:
+        found = await self.machine.offload(partial(secrets.unsealed, self.machine.keys, self.roster, self.secrets))
+        if found:
+            await self.storage.write(lambda database: secrets.keep(database, found))
+            self.secrets = await self.storage.read(secrets.held)
+            for callback in self.on_secrets:
+                callback()
+
+    async def _load_path(self) -> None:
+        hashes = self.roster.introduction(self.machine.keys.identity.signing_key)
+        found = await self.storage.read(lambda database: [database.records.by_hash(each) for each in hashes])
+        self._path = [record.encode() for record in found if record is not None]
+
+    # Data.
+
+    def _on_records(self, records: Sequence[Record]) -> None:
+        for record in records:
+            if record.header.type == "node.addresses" and record.header.author in self.roster.members:
+                self._learn(record)
+        self.keeping.news()
+
+    def _learn(self, record: Record) -> None:
+        try:
+            said = bodies.decode(record)
+        except TetherError:
+            return
+        if isinstance(said, Addresses):
+            self.links.learn(record.header.node, [Address(spot.host, spot.port) for spot in said.spots])
+
+    async def say_addresses(self, spots: Addresses) -> None:
+        """Tell the others where this machine is, if they do not know."""
+        node = self.machine.keys.identity.node
+        known = await self.storage.read(lambda database: database.handles.addresses(node))
+        if self.is_in and (known is None or known.addresses != spots):
+            await self.journal.append(spots)
+
+    async def load_addresses(self) -> None:
+        """Let the links know where members said that they are."""
+        for member in self.roster.active():
+            node = member.node
+            known = await self.storage.read(partial(questions.addresses, node))
+            if known is not None:
+                self.links.learn(node, [Address(spot.host, spot.port) for spot in known.spots])
+
+
+def _names(roster: Roster) -> dict[bytes, str]:
+    """Who is what, in words, by signing key."""
+    return {key: f"{member.name} is {member.standing.value}" for key, member in roster.members.items()}
+
+
+@asynccontextmanager
+async def open_mesh(machine: Machine, directory: MeshDirectory) -> AsyncIterator[Mesh]:
+    """Open the mesh in a directory of the state. Raises StoreError, RefusedError."""
+    async with open_storage(directory.database, offload=machine.offload) as storage:
+        mesh_id = await storage.read(mesh_of)
+        if mesh_id is None:
+            raise StoreError(f"{directory.path} holds no mesh: making it was cut off.")
+        made: list[Mesh] = []
+
+        def damaged(digest: bytes) -> None:
+            node = machine.keys.identity.node
+            name = made[0].name_of(node) if made else ""
+            notice = Damaged(mesh_id.hex(), str(Handle.of(BLOB, digest)), node_text(node), name)
+            machine.notify(notice)
+
+        blobs = await BlobStore.open(
+            directory.path,
+            storage,
+            on_damaged=damaged,
+            floor=machine.settings.disk_floor,
+            offload=machine.offload,
+        )
+        async with open_journal(
+            mesh_id, storage, machine.author, clocks=machine.clocks, notify=machine.notify, offload=machine.offload
+        ) as journal:
+            mesh = Mesh(machine, directory, storage, journal, blobs)
+            made.append(mesh)
+            await mesh.load()
+            yield mesh
