@@ -43,7 +43,7 @@ def is_clear(text: str) -> bool:
     """Whether this is one line of whole sentences, as people are to see an error."""
     return (
         text.startswith("Error: ")
-        and text.rstrip("\n")[-1] in ".?)…"
+        and (text.rstrip("\n")[-1] in ".?)…" or " Run: chmod " in text)
         and text.count("\n") == 1
         and "fault in it" not in text
     )

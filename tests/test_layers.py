@@ -146,14 +146,30 @@ TABLE = (
     Room("meshd.notices", (), ("attrs",), "notices are values", {"trio": "notices are values"}),
     Room(
         "meshd.__main__",
-        ("meshd.node", "meshd.tools", "meshd.surfaces", "meshd.drivers", "meshd.config", "meshd.status", "meshd.notices"),
+        (
+            "meshd.node",
+            "meshd.tools",
+            "meshd.surfaces",
+            "meshd.drivers",
+            "meshd.config",
+            "meshd.status",
+            "meshd.notices",
+        ),
         ("attrs", "click", "structlog", "trio"),
         "the one place that joins node, tools and surfaces",
         {},
     ),
     Room(
         "tether_lite",
-        ("meshd.drivers", "meshd.protocol", "meshd.wire", "meshd.model", "meshd.config", "meshd.status", "meshd.client"),
+        (
+            "meshd.drivers",
+            "meshd.protocol",
+            "meshd.wire",
+            "meshd.model",
+            "meshd.config",
+            "meshd.status",
+            "meshd.client",
+        ),
         ("attrs", "click", "rich", "trio"),
         "tether_lite holds arguments and display only",
         {

@@ -199,7 +199,9 @@ def _unpack(file: Path, staging: Path) -> tuple[dict[str, tuple[int, str]], int]
                     found[entry.name] = entry.size, _put(content, staging, entry.name)
                 else:
                     raise _broken(file, f"an entry {entry.name!r} that no backup has")
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+    except FileNotFoundError as error:
+        raise StoreError(f"There is no {file}.") from error
+    except (IsADirectoryError, PermissionError) as error:
         raise StoreError(f"The backup {file} cannot be read: {error.strerror}.") from error
     except (tarfile.TarError, EOFError) as error:
         raise _broken(file, str(error)) from error

@@ -27,6 +27,8 @@ from meshd.model.chunks import CHUNK, Chunking, ChunkList
 _PART = re.compile(r"([0-9a-f]{64})\.part")
 _HEX = re.compile(r"[0-9a-f]{64}")
 _FLAGS: Final = os.O_NOFOLLOW | os.O_CLOEXEC
+_SEEK_DATA: Final[int | None] = getattr(os, "SEEK_DATA", None)
+"""Not on every system; a file system that keeps no holes answers as if all were written."""
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 
 READ_AHEAD: Final = 8
@@ -281,15 +283,30 @@ class PartialBlob:
         self._lock = threading.Lock()
 
     def present(self, first: int) -> tuple[list[int], int]:
-        """Which of the chunks from `first` on are here and right, and where to go on: READ_AHEAD at a time."""
-        end = min(first + READ_AHEAD, self.chunks.count)
+        """Which of the chunks from `first` on are here and right, and where to go on: READ_AHEAD at a time.
+
+        What was never written is passed over unread: a new fetch would else begin by hashing its whole size in zeros.
+        """
         with self._disk.errors(), self._lock:
+            first = self._written_from(first)
+            end = min(first + READ_AHEAD, self.chunks.count)
             found = [
                 index
                 for index in range(first, end)
                 if self.chunks.fits(index, _pread(self._fd, self.chunks.length(index), index * CHUNK))
             ]
         return found, end
+
+    def _written_from(self, index: int) -> int:
+        """The first chunk from this one on that the file has anything of; lseek(2)."""
+        if _SEEK_DATA is None:
+            return index
+        try:
+            return os.lseek(self._fd, index * CHUNK, _SEEK_DATA) // CHUNK
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return self.chunks.count
 
     def write(self, index: int, data: bytes | memoryview) -> bool:
         """Check a chunk and write it. False when it is not what the list says; then nothing is written."""

@@ -11,8 +11,9 @@ from typing import Final
 import trio
 
 from meshd.drivers.link import Link
+from meshd.drivers.one_error import one_error
 from meshd.drivers.quic import ConnectionClosedError, Stream, StreamResetError
-from meshd.errors import RemoteProtocolError
+from meshd.errors import RemoteProtocolError, TetherError
 from meshd.wire.constants import CloseCode, Frame
 from meshd.wire.framing import HEADER, encode_frame
 
@@ -91,16 +92,19 @@ async def serve_link(link: Link, *, sync: Serve, ask: Serve, answer: Serve) -> s
             nursery.start_soon(serve_theirs, await connection.accept_stream())
 
     try:
-        async with trio.open_nursery(strict_exception_groups=True) as nursery:
-            if link.dialled_here:
-                nursery.start_soon(open_own, Purpose.SYNC, sync)
-            nursery.start_soon(open_own, Purpose.FETCH, ask)
-            nursery.start_soon(accept)
-    except* RemoteProtocolError as group:
-        why = str(group.exceptions[0])
+        with one_error():
+            async with trio.open_nursery() as nursery:
+                if link.dialled_here:
+                    nursery.start_soon(open_own, Purpose.SYNC, sync)
+                nursery.start_soon(open_own, Purpose.FETCH, ask)
+                nursery.start_soon(accept)
+    except RemoteProtocolError as error:
+        why = error.what
         connection.close(CloseCode.PROTOCOL, "")
-    except* (ConnectionClosedError, StreamResetError):
+    except (ConnectionClosedError, StreamResetError):
         pass
+    except TetherError as error:
+        why = error.what  # our own disk, mostly: this link cannot go on, and the daemon can
     finally:
         connection.close(CloseCode.DONE, "")
     if connection.closed is not None and not why:

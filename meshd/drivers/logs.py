@@ -3,6 +3,7 @@
 Names that peers chose are made harmless before a line is written; secrets are in no notice and so in no line.
 """
 
+import contextlib
 import logging
 import sys
 from typing import Final, Literal
@@ -50,7 +51,9 @@ def log_notice(notice: notices.Notice) -> None:
     """Write one line for a notice."""
     fields = attrs.asdict(notice)
     level = fields.pop("level", None) or _LEVELS.get(type(notice), "info")
-    getattr(structlog.get_logger(), level)(notices.event_name(notice), **fields)
+    # Whoever read the log is gone, or its disk is full: no reason for a daemon to end.
+    with contextlib.suppress(OSError):
+        getattr(structlog.get_logger(), level)(notices.event_name(notice), **fields)
 
 
 def _make_harmless(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -346,8 +346,9 @@ class Connection:
             self._ping(now)
 
     def _lost_at(self) -> float:
-        unanswered = UNANSWERED if self._silence < float("inf") else float("inf")  # until then whoever dials has its own
-        return min(self._heard + self._silence, self._spoke + unanswered)
+        if self._silence == float("inf"):
+            return self._silence  # not connected yet: whoever dials has a time-out of its own
+        return min(self._heard + self._silence, self._spoke + UNANSWERED)
 
     def _ping_at(self) -> float:
         every = self._ping_every

@@ -41,7 +41,8 @@ class Readiness:
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as ear:
-                ear.sendto("\n".join(lines).encode(), address)
+                # A line is an assignment: a name with a line break in it, which a peer may choose, must not become one.
+                ear.sendto("\n".join(" ".join(line.splitlines()) for line in lines).encode(errors="replace"), address)
         except OSError:
             # The manager is gone or deaf: it finds out by itself, and the daemon has work to do.
             return

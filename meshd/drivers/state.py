@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator
@@ -116,6 +117,41 @@ class StateDirectory:
                 each.mkdir(mode=0o700, exist_ok=True)
                 flush_names(each.parent)
         return found
+
+    def new_mesh(self) -> MeshDirectory:
+        """Where a mesh is made, until `place_mesh`: of one that never came to be, the next start leaves nothing."""
+        found = MeshDirectory(self.incoming / f"mesh-{secrets.token_hex(8)}")
+        with explained(found.path):
+            for each in (found.path, found.blobs, found.partial):
+                each.mkdir(mode=0o700)
+                flush_names(each.parent)
+        return found
+
+    def place_mesh(self, made: MeshDirectory, mesh: bytes) -> MeshDirectory:
+        """Put a mesh that was made, and is closed, where meshes are: all of it or nothing, durable when this returns.
+
+        Raises StoreError, also when there is one with this id.
+        """
+        found = MeshDirectory(self.meshes / mesh.hex()[:MESH_DIGITS])
+        with explained(found.path):
+            self.meshes.mkdir(mode=0o700, exist_ok=True)
+            flush_names(self.path)
+            if found.path.is_dir() and not found.database.exists():
+                shutil.rmtree(found.path)  # no mesh, and nothing of one that anybody could use
+            made.path.rename(found.path)
+            flush_names(self.meshes)
+        return found
+
+    def drop_mesh(self, directory: MeshDirectory) -> None:
+        """Delete a mesh that is closed. Out of the meshes first, and at once: half of one must not be opened again.
+
+        Raises StoreError.
+        """
+        gone = self.outgoing / f"mesh-{secrets.token_hex(8)}"
+        with explained(directory.path):
+            directory.path.rename(gone)
+            flush_names(directory.path.parent)
+            shutil.rmtree(gone, ignore_errors=True)  # what stays goes at the next start
 
     def mesh_directories(self) -> list[MeshDirectory]:
         """The meshes that have a directory with a database, in order of their ids."""

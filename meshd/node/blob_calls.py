@@ -9,7 +9,7 @@ from typing import Final, Literal
 import trio
 
 from meshd.drivers.blob_export import export_blob, export_directory
-from meshd.drivers.blob_tree import add_directory
+from meshd.drivers.blob_tree import add_directory, read_manifest
 from meshd.errors import RefusedError, UsageError
 from meshd.model import clock
 from meshd.model.announcement import Blob, BlobRef, Child
@@ -51,14 +51,15 @@ class BlobCalls(Calls):
         addressees = self._addressees(chosen, machines)
         source = Path(path)
         offload = self.node.machine.offload
-        if await offload(source.is_dir):
+        if is_directory := await offload(source.is_dir):
             added = await add_directory(chosen.blobs, source, offload=offload)
-            ref, total, files, kind = added.ref, added.total, added.entries, CONTENT_TYPE
+            ref, total, kind = added.ref, added.total, CONTENT_TYPE
+            files = await self._files_in(chosen, ref.digest)
         else:
             ref = await chosen.blobs.add_file(source)
             total, files = ref.size, 1
             kind = content_type or mimetypes.guess_type(name or source.name)[0] or ANY_TYPE
-        if kind == CONTENT_TYPE and not await offload(source.is_dir):
+        if kind == CONTENT_TYPE and not is_directory:
             raise UsageError(f"{CONTENT_TYPE} is the type of directories.", "Give the file another --content-type.")
         shown = harmless(source.name if name is None else name)[:255]
         found = Found(BLOB, ref.digest)
@@ -111,7 +112,7 @@ class BlobCalls(Calls):
             report = await export_directory(
                 chosen.blobs, ref.digest, target, overwrite=overwrite, admitted=admitted, offload=offload
             )
-            files = report.entries
+            files = await self._files_in(chosen, ref.digest)
             if report.refused:
                 first = report.refused[0]
                 raise RefusedError(
@@ -200,15 +201,24 @@ class BlobCalls(Calls):
         left = usage.size - (sum(each.size for each in collected.blobs) if dry_run else 0)
         return Collected(dry_run, tuple(listed), len(collected.blobs), collected.size, left)
 
+    async def _files_in(self, mesh: Mesh, digest: bytes) -> int:
+        """How many files, directories not counted, a directory has."""
+        manifest = await read_manifest(mesh.blobs, digest, offload=self.node.machine.offload)
+        return sum(item.digest is not None for item in manifest.items)
+
     async def _contents(self, mesh: Mesh, found: Found) -> list[Found]:
         """The blobs that some content stands for: itself, or what is below a tree."""
         waiting, blobs = [found], dict[Found, None]()
         seen: set[Found] = set()
         while waiting:
             each = waiting.pop()
-            if each in seen or len(seen) > TREE_NODES:
+            if each in seen:
                 continue
             seen.add(each)
+            if len(seen) > TREE_NODES:
+                raise RefusedError(
+                    f"This tree has more than {TREE_NODES:,} handles.", "Name the parts of it by themselves."
+                )
             if each.table == TREE:
                 children = await mesh.storage.read(partial(questions.children, each.digest))
                 waiting += [Found(child.table, child.digest) for child in children]

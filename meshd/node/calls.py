@@ -24,6 +24,8 @@ class Calls:
     def mesh(self, text: str | None) -> Mesh:
         """The mesh that is meant. Raises UsageError, NobodyFoundError."""
         meshes = list(self.node.meshes.values())
+        if not meshes and self.node.unopened:
+            raise self.node.unopened[0]
         if not meshes:
             raise NobodyFoundError(
                 "This machine is in no mesh yet.", "Found one with tether init, or join one with tether join."

@@ -4,7 +4,8 @@ from typing import Final
 
 import trio
 
-from meshd.drivers.blob_tree import fetch_directory
+from meshd.drivers.blob_files import DamagedError
+from meshd.drivers.blob_tree import fetch_directory, read_manifest
 from meshd.drivers.fetching import Observer
 from meshd.errors import NobodyFoundError, RefusedError, TetherError
 from meshd.model.announcement import BlobRef
@@ -47,12 +48,12 @@ async def locate(mesh: Mesh, text: str, wait: float = 0.0) -> Found:
 async def bring(mesh: Mesh, digest: bytes, *, wait: float | None, observer: Observer | None = None) -> BlobRef:
     """Have a blob here, whole. `wait`: seconds without a byte of it before giving up; None for ever.
 
-    Of several descriptions of one blob the earliest is believed first; one may be a lie about its chunks. Raises
-    NobodyFoundError (with who has it, as far as is known), RefusedError.
+    Descriptions of one blob may differ, and be lies about its size and chunks: the earliest is believed first, and at
+    last none. Raises NobodyFoundError (with who has it, as far as is known), RefusedError.
     """
     references = await mesh.storage.read(lambda database: database.handles.references(digest))
     failure: TetherError | None = None
-    for ref in references or (None,):
+    for ref in (*references, None):
         try:
             return await mesh.fetching.fetch(
                 digest,
@@ -62,12 +63,9 @@ async def bring(mesh: Mesh, digest: bytes, *, wait: float | None, observer: Obse
                 observer=observer,
             )
         except NobodyFoundError as error:
-            failure = error
-            break
+            raise NobodyFoundError(error.what, f"{error.advice} {await _last_known(mesh, digest)}".strip()) from error
         except RefusedError as error:
             failure = error
-    if isinstance(failure, NobodyFoundError):
-        raise NobodyFoundError(failure.what, f"{failure.advice} {await _last_known(mesh, digest)}".strip())
     assert failure is not None
     raise failure
 
@@ -77,13 +75,30 @@ async def bring_all(
 ) -> tuple[BlobRef, bool]:
     """As `bring`, and of a directory all its files as well. Returns the reference, and whether it is a directory."""
     ref = await bring(mesh, found.digest, wait=wait, observer=observer)
-    blob = await mesh.storage.read(lambda database: database.handles.blob(found.digest))
-    is_directory = found.table == BLOB and blob is not None and blob.content_type == CONTENT_TYPE
+    is_directory = found.table == BLOB and await _is_directory(mesh, ref)
     if is_directory:
         await fetch_directory(
             mesh.blobs, mesh.fetching, ref, patience=wait, observer=observer, offload=mesh.machine.offload
         )
     return ref, is_directory
+
+
+async def _is_directory(mesh: Mesh, ref: BlobRef) -> bool:
+    """Whether a blob that is here is one: somebody says so, and it is the list of one.
+
+    Both, because any member may describe anybody's blob, and date that back: neither does a file become unreadable by
+    being called a directory, nor the other way round.
+    """
+    kinds = await mesh.storage.read(lambda database: database.handles.content_types(ref.digest))
+    if CONTENT_TYPE not in kinds:
+        return False
+    try:
+        await read_manifest(mesh.blobs, ref.digest, offload=mesh.machine.offload)
+    except DamagedError:
+        raise
+    except RefusedError:
+        return False
+    return True
 
 
 async def _last_known(mesh: Mesh, digest: bytes) -> str:

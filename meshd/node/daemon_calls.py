@@ -44,7 +44,8 @@ class DaemonCalls(Calls):
         self.node.machine.throttle.set_rate(after.settings.upload_limit)
         logs.configure(after.settings.log_format, after.settings.log_level)
         for mesh in self.node.meshes.values():
-            mesh.keeping.news()
+            mesh.blobs.disk.floor = after.settings.disk_floor
+            mesh.keeping.look()
         return Reloaded(changed, restart)
 
     async def stop(self) -> Stopping:

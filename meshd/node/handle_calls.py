@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from meshd.drivers.state import explained
 from meshd.errors import NobodyFoundError, RefusedError, UsageError
 from meshd.model.announcement import (
     CHILDREN_LIMIT,
@@ -38,7 +39,7 @@ from meshd.tools.context import (
 )
 
 JSON_LIMIT: Final = 64 << 20
-"""Most bytes of one JSON value: it is parsed in memory, at several times its size."""
+"""Most bytes of one JSON value, or of all that a tree comes to: it is in memory, at several times its size."""
 
 TREE_DEPTH: Final = 32
 """Levels of trees within trees that are resolved: more is a mistake, or made to tire us."""
@@ -83,11 +84,13 @@ class HandleCalls(Calls):
         chosen = self.mesh(mesh)
         found = await content.locate(chosen, handle, wait)
         if found.table == BLOB:
-            raise UsageError(f"{handle} is a blob.", f"Write it to a file: tether get {Handle.parse(handle).typed} -o PATH.")
+            raise UsageError(
+                f"{handle} is a blob.", f"Write it to a file: tether get {Handle.parse(handle).typed} -o PATH."
+            )
         missing: list[str] = []
         if found.table == TREE:
             value = await _Resolving(chosen, wait, missing).tree(found, shallow)
-            data = json_text.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+            data = await self.node.machine.offload(partial(_dump, value))
         else:
             data = await value_of(chosen, found, wait)
         named = self.named(found)
@@ -166,7 +169,7 @@ class _Resolving:
 
     def __init__(self, mesh: Mesh, wait: float, missing: list[str]) -> None:
         self._mesh, self._wait, self._missing = mesh, wait, missing
-        self._nodes = 0
+        self._nodes = self._bytes = 0
 
     async def tree(self, found: Found, shallow: bool, depth: int = 1) -> list[object]:
         children = await self._mesh.storage.read(lambda database: database.handles.tree(found.digest))
@@ -188,10 +191,17 @@ class _Resolving:
         try:
             if child.table == TREE:
                 return await self.tree(Found(TREE, child.digest), False, depth + 1)
-            value: object = json_text.loads(await value_of(self._mesh, Found(child.table, child.digest), self._wait))
+            data = await value_of(self._mesh, Found(child.table, child.digest), self._wait)
         except NobodyFoundError:
+            # One wait is for all: a tree of thousands that nobody has would take days.
+            self._wait = 0.0
             self._missing.append(name)
             return name
+        # Few bytes of tree may name one long value many thousand times.
+        self._bytes += len(data)
+        if self._bytes > JSON_LIMIT:
+            raise RefusedError(f"This tree comes to more than {JSON_LIMIT:,} bytes.", "Resolve it with --shallow.")
+        value: object = await self._mesh.machine.offload(partial(json_text.loads, data))
         return value
 
 
@@ -205,7 +215,11 @@ async def value_of(mesh: Mesh, found: Found, wait: float) -> bytes:
     if value.size > JSON_LIMIT:
         raise RefusedError(f"This value has {value.size:,} bytes; {JSON_LIMIT:,} are allowed.")
     await content.bring(mesh, found.digest, wait=wait)
-    return await mesh.blobs.read(found.digest, JSON_LIMIT)
+    data = await mesh.blobs.read(found.digest, JSON_LIMIT)
+    if not await mesh.machine.offload(partial(_is_canonical, data)):
+        # Nobody could see that in the record: the bytes have this digest, and are something else.
+        raise RefusedError(f"What is announced as {Handle.of(*_pair(found)).short} is not canonical JSON.")
+    return data
 
 
 def check_tags(tags: tuple[str, ...]) -> tuple[str, ...]:
@@ -224,6 +238,17 @@ def _pair(found: Found) -> tuple[str, bytes]:
     return found.table, found.digest
 
 
+def _is_canonical(data: bytes) -> bool:
+    try:
+        return canonical(parse_json(data)) == data
+    except UsageError:
+        return False
+
+
+def _dump(value: object) -> bytes:
+    return json_text.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
 def _read_json(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
@@ -236,5 +261,6 @@ def _read_json(path: Path) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
-    path.chmod(0o600)
+    with explained(path):
+        path.touch(mode=0o600, exist_ok=False)
+        path.write_bytes(data)

@@ -108,7 +108,7 @@ class LinkCalls(Calls):
             pid=os.getpid(),
             node=node_text(machine.keys.identity.node),
             state=str(machine.state.path),
-            host=machine.settings.host,
+            host=self.node.host,
             port=machine.endpoint.port,
             engine=machine.endpoint.engine.name,
             uptime=time.monotonic() - self.node.started,
@@ -170,7 +170,8 @@ class LinkCalls(Calls):
         return None if not times and left is None else max(0.0, now - max([*times, *([] if left is None else [left])]))
 
     def _problems(self, mesh: Mesh | None) -> tuple[Problem, ...]:
-        return tuple(self.node.problems.of(mesh))
+        lasting = [] if mesh is not None else [Problem(each.what, each.advice, "error") for each in self.node.unopened]
+        return tuple(dict.fromkeys([*lasting, *self.node.problems.of(mesh)]))
 
     async def digest(self, *, mesh: str | None) -> Digests:
         chosen = self.mesh(mesh)

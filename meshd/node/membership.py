@@ -51,7 +51,3 @@ class MeshMembership:
     def introduced(self, noise_key: bytes, signing_key: bytes, records: Sequence[bytes]) -> Identity | None:
         found = introduction.introduced(self._roster(), noise_key, signing_key, records)
         return None if found is None or found.node in self._blocked() else found
-
-    def is_welcome(self, peer: Identity) -> bool:
-        """Whether a link with this member may go on."""
-        return self.by_noise(peer.noise_key) == peer

@@ -1,11 +1,13 @@
 """One mesh on this machine: its database, records, blobs and links, and the tasks that keep them together."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+import math
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
+import attrs
 import trio
 
 from meshd.drivers.addresses import StoredAddresses
@@ -19,7 +21,7 @@ from meshd.drivers.serving import Serving
 from meshd.drivers.state import MeshDirectory
 from meshd.drivers.storage import Storage, open_storage
 from meshd.drivers.sync import Syncing
-from meshd.errors import RefusedError, StoreError, TetherError, TimedOutError
+from meshd.errors import RefusedError, StoreError, TimedOutError
 from meshd.model.address import Address
 from meshd.model.announcement import Addresses
 from meshd.model.facts import Fact
@@ -28,14 +30,17 @@ from meshd.model.identity import NodeId, node_text, short_text
 from meshd.model.member import Member
 from meshd.model.record import Log, LogId, Record
 from meshd.model.roster import Roster
-from meshd.node import questions, secrets
+from meshd.node import questions, renewal, secrets
 from meshd.node.founding import mesh_of
 from meshd.node.keeping import Keeping
 from meshd.node.machine import Machine
 from meshd.node.membership import MeshMembership
-from meshd.notices import Damaged, RosterChanged
+from meshd.notices import Damaged, RosterChanged, Trouble
 from meshd.store.peers import BlockedNode
-from meshd.wire import bodies
+from meshd.wire.bodies import type_of
+from meshd.wire.constants import CloseCode
+
+ADDRESSES: Final = type_of(Addresses(spots=()))[0]
 
 CHANGES_TOLD: Final = 5
 """Machines that one notice of a changed roster names."""
@@ -45,6 +50,16 @@ MEASURE_EVERY: Final = 30.0
 
 SECRET_TRIES: Final = 3
 """A new secret is sealed for one place in our log; this often another record of ours may take the place first."""
+
+SECRET_PAUSE: Final = 10.0
+"""Seconds between two secrets after revocations: what comes in between shares the next. A member that makes secrets for
+the outcast could else have us write as fast as the disk does."""
+
+HELP_PAUSE: Final = 60.0
+"""The same for secrets that help a member which the newest has not reached, and needs it less."""
+
+FOLLOW_AGAIN: Final = 60.0
+"""Seconds until what a changed roster asks for, and the disk refused, is tried again."""
 
 
 class Mesh:
@@ -56,6 +71,7 @@ class Mesh:
         self.machine, self.directory = machine, directory
         self.storage, self.journal, self.blobs = storage, journal, blobs
         self.secrets: list[secrets.HeldSecret] = []
+        """Newest first."""
         self.blocked: dict[NodeId, BlockedNode] = {}
         self.membership = MeshMembership(
             machine.keys,
@@ -88,6 +104,10 @@ class Mesh:
         self.on_secrets: list[Callable[[], None]] = []
         """Called when there is a new mesh secret."""
         self._roster_lock = trio.Lock()
+        self._notes = renewal.Notes()
+        self._renewed = -math.inf
+        self._said: set[NodeId] = set()
+        self._said_news = trio.Event()
         self._names = _names(journal.roster)
         journal.on_roster.append(self._on_roster)
         journal.on_change.append(self._on_records)
@@ -113,7 +133,11 @@ class Mesh:
     @property
     def me(self) -> Member | None:
         """This machine in the roster."""
-        return self.roster.members.get(self.machine.keys.identity.signing_key)
+        return self.roster.members.get(self._key)
+
+    @property
+    def _key(self) -> bytes:
+        return self.machine.keys.identity.signing_key
 
     @property
     def is_in(self) -> bool:
@@ -130,7 +154,9 @@ class Mesh:
     async def load(self) -> None:
         """Read what is kept beside the records."""
         self.secrets = await self.storage.read(secrets.held)
+        self._notes = await self.storage.read(renewal.load_notes)
         self.blocked = await self.storage.read(lambda database: database.peers.blocked())
+        self._said.update(member.node for member in self.roster.members.values())
         await self._open_secrets()
         await self._load_path()
 
@@ -143,8 +169,7 @@ class Mesh:
             nursery.start_soon(self.keeping.run)
             nursery.start_soon(self.links.run)
             nursery.start_soon(self._measure)
-            if len(self.roster.active()) < 2:
-                self.journal.heard_of_ourselves()  # nobody else could say anything about us
+            nursery.start_soon(self._follow_addresses)
 
     async def _serve(self, link: Link) -> str:
         try:
@@ -158,10 +183,14 @@ class Mesh:
 
         async def tell(link: Link) -> None:
             nonlocal told
-            with contextlib.suppress(TimedOutError):
-                # An echo comes after all that was sent before it has been stored there.
+            try:
+                # An echo comes after all that was sent before has been stored there.
                 await self.syncing.probe(link, seconds)
-                told += 1
+            except TimedOutError:
+                closed = link.connection.closed
+                if closed is None or closed.told != CloseCode.NOT_A_MEMBER:
+                    return  # else it has read that we leave, and saw us out before the echo went
+            told += 1
 
         async with trio.open_nursery() as nursery:
             for link in self.links.current.values():
@@ -185,21 +214,24 @@ class Mesh:
         async with self._roster_lock:
             return await self.journal.append(*facts)
 
+    async def note_given(self, newcomer: bytes, given: Iterable[secrets.HeldSecret]) -> None:
+        """Whom we admitted, by its signing key, got these secrets. Raises StoreError."""
+        hashes = frozenset(each.record for each in given)
+        await self.storage.write(lambda database: renewal.note_given(database, newcomer, hashes))
+        self._notes = attrs.evolve(self._notes, given={**self._notes.given, newcomer: hashes})
+
     async def come_back(self, records: Sequence[Record], held: Sequence[secrets.HeldSecret]) -> None:
         """Take in the roster by which this machine was admitted anew. Raises RefusedError, StoreError."""
         await self.journal.begin(records)
-        await self.storage.write(lambda database: secrets.keep(database, held))
-        self.secrets = await self.storage.read(secrets.held)
+        await self._keep_secrets(held)
         await self._load_path()
-        for callback in self.on_secrets:
-            callback()
 
-    async def renew_secret(self) -> None:
+    async def _renew_secret(self) -> None:
         """Give every active member a new mesh secret. Raises RefusedError, StoreError."""
-        me = self.machine.keys.identity.signing_key
+        answered = renewal.revocations(self.roster)
         async with self._roster_lock:
             for _ in range(SECRET_TRIES):
-                chain = LogId(me, Log.ROSTER, self.journal.generation)
+                chain = LogId(self._key, Log.ROSTER, self.journal.generation)
                 head = self.journal.heads(Log.ROSTER).get(chain)
                 place = 1 if head is None else head.sequence + 1
                 make = partial(
@@ -216,6 +248,8 @@ class Mesh:
                     break
             else:
                 raise RefusedError("No new mesh secret could be made just now.", "Try again.")
+        await self.storage.write(lambda database: renewal.note_answered(database, answered))
+        self._notes = attrs.evolve(self._notes, answered=self._notes.answered | answered)
         await self._open_secrets()
 
     async def block(self, node: NodeId, reason: str) -> None:
@@ -237,34 +271,60 @@ class Mesh:
         self.roster_changed = trio.Event()
         before, self._names = self._names, _names(roster)
         changes = [what for key, what in self._names.items() if before.get(key) != what]
+        changes += [f"{what}, and counts no more" for key, what in before.items() if key not in self._names]
         if changes:
             shown = ", ".join(changes[:CHANGES_TOLD]) + (", ..." if len(changes) > CHANGES_TOLD else "")
             self.machine.notify(RosterChanged(self.hex, len(roster.active()), shown))
         self.links.recheck()
+        self.keeping.look()
 
     async def _follow_roster(self) -> None:
-        """Take new secrets, and give one to those whom we admitted while it was made elsewhere."""
+        """Take new secrets, and make one where that is for us to do."""
         while True:
-            changed = self.roster_changed
+            changed, again = self.roster_changed, math.inf
             try:
                 await self._open_secrets()
                 await self._load_path()
-                if self.is_in and secrets.lacking(self.machine.keys, self.roster):
-                    await self.renew_secret()
-            except (RefusedError, StoreError):
-                pass  # told where it happened; the next change, or start, tries again
-            await changed.wait()
+                again = await self._renew_if_due()
+            except (RefusedError, StoreError) as error:
+                if self.is_in:
+                    self.machine.notify(Trouble(error.what, error.advice, "warning"))
+                again = FOLLOW_AGAIN
+            with trio.move_on_after(again):
+                await changed.wait()
+
+    async def _renew_if_due(self) -> float:
+        """Make a new secret if it is for us to do. Returns the seconds until that is to be asked again."""
+        if not self.is_in:
+            return math.inf
+        if renewal.is_outdated(self._key, self.roster, self._notes):
+            wait = self._renewed + SECRET_PAUSE - trio.current_time()
+        elif renewal.is_incomplete(self._key, self.roster, self._notes):
+            wait = self._renewed + HELP_PAUSE - trio.current_time()
+        else:
+            return math.inf
+        if wait <= 0:
+            self._renewed = trio.current_time()
+            await self._renew_secret()
+            return 0.0
+        return wait
 
     async def _open_secrets(self) -> None:
-        found = await self.machine.offload(partial(secrets.unsealed, self.machine.keys, self.roster, self.secrets))
-        if found:
-            await self.storage.write(lambda database: secrets.keep(database, found))
-            self.secrets = await self.storage.read(secrets.held)
-            for callback in self.on_secrets:
-                callback()
+        await self._keep_secrets(
+            await self.machine.offload(partial(secrets.unsealed, self.machine.keys, self.roster, self.secrets))
+        )
+
+    async def _keep_secrets(self, found: Iterable[secrets.HeldSecret]) -> None:
+        known = secrets.worth_keeping(self.roster, [*self.secrets, *found])
+        if known == self.secrets:
+            return
+        self.secrets = known
+        await self.storage.write(lambda database: secrets.keep_only(database, self.secrets))
+        for callback in self.on_secrets:
+            callback()
 
     async def _load_path(self) -> None:
-        hashes = self.roster.introduction(self.machine.keys.identity.signing_key)
+        hashes = self.roster.introduction(self._key)
         found = await self.storage.read(lambda database: [database.records.by_hash(each) for each in hashes])
         self._path = [record.encode() for record in found if record is not None]
 
@@ -272,32 +332,33 @@ class Mesh:
 
     def _on_records(self, records: Sequence[Record]) -> None:
         for record in records:
-            if record.header.type == "node.addresses" and record.header.author in self.roster.members:
-                self._learn(record)
-        self.keeping.news()
+            if record.header.type == ADDRESSES and record.header.author in self.roster.members:
+                self._said.add(record.header.node)
+                self._said_news.set()
+        self.keeping.news(records)
 
-    def _learn(self, record: Record) -> None:
-        try:
-            said = bodies.decode(record)
-        except TetherError:
-            return
-        if isinstance(said, Addresses):
-            self.links.learn(record.header.node, [Address(spot.host, spot.port) for spot in said.spots])
+    async def _follow_addresses(self) -> None:
+        """Let the links know where members say that they are. The view is asked: it knows what counts, and is last."""
+        while True:
+            self._said_news = trio.Event()
+            while self._said:
+                node = self._said.pop()
+                try:
+                    known = await self.storage.read(partial(questions.addresses, node))
+                except StoreError:
+                    continue  # a hint less; whoever writes tells people of the disk
+                if known is not None and node != self.machine.keys.identity.node:
+                    self.links.learn(node, [Address(spot.host, spot.port) for spot in known.spots])
+            await self._said_news.wait()
 
-    async def say_addresses(self, spots: Addresses) -> None:
-        """Tell the others where this machine is, if they do not know."""
+    async def say_addresses(self, spots: Addresses) -> bool:
+        """Tell the others where this machine is, if they do not know; whether they were told. Raises as the journal does."""
         node = self.machine.keys.identity.node
         known = await self.storage.read(lambda database: database.handles.addresses(node))
-        if self.is_in and (known is None or known.addresses != spots):
-            await self.journal.append(spots)
-
-    async def load_addresses(self) -> None:
-        """Let the links know where members said that they are."""
-        for member in self.roster.active():
-            node = member.node
-            known = await self.storage.read(partial(questions.addresses, node))
-            if known is not None:
-                self.links.learn(node, [Address(spot.host, spot.port) for spot in known.spots])
+        if not self.is_in or (known is not None and known.addresses == spots):
+            return False
+        await self.journal.append(spots)
+        return True
 
 
 def _names(roster: Roster) -> dict[bytes, str]:

@@ -12,14 +12,14 @@ from meshd.drivers.journal import found_mesh
 from meshd.drivers.meeting import Settings as Meeting
 from meshd.errors import NobodyFoundError, RefusedError, TimedOutError, UsageError
 from meshd.model.address import Address
-from meshd.model.facts import Admit, Cut, Distrust, Found, Rename, Revoke
+from meshd.model.facts import MEMBERS_LIMIT, Admit, Cut, Distrust, Found, Rename, Revoke
 from meshd.model.identity import Identity, Keys, NodeId, node_text
 from meshd.model.member import Member, Standing
 from meshd.model.name import NAME_LIMIT, check_name, is_name, same_name
 from meshd.model.record import Record
 from meshd.node import secrets
 from meshd.node.calls import Calls
-from meshd.node.founding import Entrance, place
+from meshd.node.founding import Entrance
 from meshd.node.mesh import Mesh
 from meshd.notices import TrySpent
 from meshd.protocol.passphrase import generate_code, parse_code
@@ -72,8 +72,7 @@ class MeshCalls(Calls):
         )
         record = found_mesh(machine.keys, fact, generation=machine.author.generation, wall_ms=machine.clocks.wall_ms())
         first = secrets.first_secret(machine.entropy(32))
-        directory = await place(machine, record.hash, [record], [first])
-        made = await self.node.open(directory)
+        made = await self.node.enter(record.hash, [record], [first])
         return Founded(made.hex, made.name, self.here(made), words)
 
     async def leave(self, *, mesh: str | None) -> Left:
@@ -149,13 +148,7 @@ class MeshCalls(Calls):
         entered: list[Mesh] = []
 
         async def enter(mesh: bytes, records: Sequence[Record], held: Sequence[secrets.HeldSecret]) -> None:
-            known = self.node.meshes.get(mesh)
-            if known is not None:
-                await known.come_back(records, held)
-                entered.append(known)
-                return
-            directory = await place(machine, mesh, records, held)
-            entered.append(await self.node.open(directory))
+            entered.append(await self.node.enter(mesh, records, held))
 
         def is_linked(mesh: bytes, node: NodeId) -> bool:
             known = self.node.meshes.get(mesh)
@@ -253,11 +246,12 @@ class MeshCalls(Calls):
                 await mesh.write_facts(fact)
             else:
                 await mesh.journal.append_as(keys, fact)
+            # The new mesh secret is made by who sees to that whenever the roster changes (node/renewal.py): here it would
+            # be left out when the one who asks goes away.
+            known = mesh.roster.members
             suspended = [
-                member for each in suspended if not (member := mesh.roster.members[each.signing_key]).is_active
+                each for each in suspended if each.signing_key in known and not known[each.signing_key].is_active
             ]
-            if mesh.is_in:
-                await mesh.renew_secret()
         return Revoked(
             mesh.hex,
             self.machine(mesh, target.node),
@@ -318,6 +312,8 @@ class _Host(Host):
             raise RefusedError("This machine was revoked, which is for good: it comes back with new keys only.")
         if holder is not None and holder.signing_key != newcomer.signing_key:
             raise RefusedError("This machine's Noise key belongs to another machine of the mesh.")
+        if known is None and len(self._mesh.roster.active()) >= MEMBERS_LIMIT:
+            raise RefusedError(f"The mesh has {MEMBERS_LIMIT:,} machines already.")
         if newcomer.node in self._mesh.blocked:
             raise RefusedError("This machine is blocked by the one that invites.")
         taken = {
@@ -329,10 +325,12 @@ class _Host(Host):
 
     async def admit(self, admission: Admit) -> Given:
         mesh = self._mesh
+        used = secrets.in_use(mesh.roster, mesh.secrets)
+        # Noted first: once the roster has the newcomer, whom a secret has not reached is looked for.
+        await mesh.note_given(admission.signing_key, used)
         await mesh.write_facts(admission)
         records = await mesh.storage.read(lambda database: database.records.roster())
-        given = [each.given for each in secrets.in_use(mesh.roster, mesh.secrets)]
-        return Given(given, [record.encode() for record in records])
+        return Given([each.given for each in used], [record.encode() for record in records])
 
 
 def host_name() -> str:

@@ -7,6 +7,7 @@ from typing import Final
 import trio
 
 from meshd.drivers import lan
+from meshd.errors import RefusedError
 from meshd.model.candidate import Gone, Invitation, Neighbour
 from meshd.node.machine import Machine
 from meshd.node.mesh import Mesh
@@ -36,7 +37,9 @@ class Neighbours:
 
     @contextlib.contextmanager
     def inviting(self, number: int) -> Iterator[None]:
-        """Announce an open pairing window until the block ends."""
+        """Announce an open pairing window until the block ends. Raises RefusedError while another is announced."""
+        if self._invitation is not None:
+            raise RefusedError("An invitation is open on this machine.", "Use it, or end it first.")
         self._invitation = Invitation(number)
         self._changed.set()
         try:

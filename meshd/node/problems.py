@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from meshd.model import clock
 from meshd.model.identity import node_id
 from meshd.model.member import Standing
-from meshd.notices import Notice, Trouble
+from meshd.notices import GenerationOpened, Notice, Trouble
 from meshd.tools.context import Problem
 
 if TYPE_CHECKING:
@@ -28,6 +28,13 @@ class Problems:
 
     def note(self, notice: Notice) -> None:
         """Remember what people are to be told."""
+        if isinstance(notice, GenerationOpened):
+            notice = Trouble(
+                f"This machine goes on under generation {notice.generation}: {notice.why}.",
+                "All is well if you copied, moved or restored it. Never run two copies of one machine: the second needs keys "
+                "of its own. If you know of no copy, somebody may have its keys: revoke it.",
+                "warning",
+            )
         if isinstance(notice, Trouble):
             self._troubles[notice.what, notice.advice] = notice, time.monotonic()
             self._troubles.move_to_end((notice.what, notice.advice))
@@ -48,7 +55,16 @@ class Problems:
 
 def _standing(mesh: "Mesh") -> list[Problem]:
     me = mesh.me
-    if me is None or me.standing is Standing.ACTIVE:
+    if me is None:
+        return [
+            Problem(
+                f"The admission of this machine to the mesh {mesh.name} counts no more: it was made after its author was "
+                "revoked.",
+                "Let another member invite it again: tether invite there, tether join here.",
+                "error",
+            )
+        ]
+    if me.standing is Standing.ACTIVE:
         return []
     if me.standing is Standing.SUSPENDED:
         return [

@@ -1,17 +1,17 @@
 """The secrets of a mesh, as this machine holds them. docs/protocol/membership.md, "Mesh secrets".
 
-The founder's first is made with the mesh and stands in no record; later ones come sealed in records, one after each
-revocation. All that was ever held is kept: they select candidates and decide nothing, and with them a member that
-missed a change still finds the others.
+The founder's first is made with the mesh and stands in no record; later ones come sealed in records (renewal.py says when
+and by whom). Replaced ones are kept beside the current: they select candidates and decide nothing, and with them a member
+that missed a change still finds the others.
 """
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 import attrs
 
-from meshd.model.facts import Sealed, Secret
+from meshd.model.facts import COUNTER_LIMIT, CUTS_LIMIT, MEMBERS_LIMIT, Sealed, Secret
 from meshd.model.identity import KEY_SIZE, Identity, Keys
 from meshd.model.member import MeshSecret
 from meshd.model.record import NO_HASH
@@ -24,6 +24,9 @@ from meshd.wire import joining
 PURPOSE: Final = "mesh secret"
 FIRST: Final = 1
 """The founder's own number."""
+
+PAST_KEPT: Final = 64
+"""Replaced secrets that are kept. Every stranger's hello is tried with each, and a member can make any number of them."""
 
 _META: Final = "secret "
 _NUMBER = struct.Struct(">Q")
@@ -55,27 +58,49 @@ def keep(database: Database, secrets: Iterable[HeldSecret]) -> None:
         database.meta.set(_META + each.record.hex(), _NUMBER.pack(each.number) + each.secret)
 
 
+def keep_only(database: Database, secrets: Collection[HeldSecret]) -> None:
+    """Write these down and forget all others, inside a transaction."""
+    stay = {_META + each.record.hex() for each in secrets}
+    for key in database.meta.starting(_META):
+        if key not in stay:
+            database.meta.delete(key)
+    keep(database, secrets)
+
+
 def held(database: Database) -> list[HeldSecret]:
-    """All that was ever kept, newest first."""
+    """All that are kept, newest first."""
     found = [
         HeldSecret(bytes.fromhex(key.removeprefix(_META)), _NUMBER.unpack_from(value)[0], value[_NUMBER.size :])
         for key, value in database.meta.starting(_META).items()
     ]
-    return sorted(found, key=lambda each: (-each.number, each.record))
+    return newest_first(found)
 
 
-def in_use(roster: Roster, secrets: Iterable[HeldSecret]) -> list[HeldSecret]:
-    """Those that no other replaces: what a newcomer is given."""
-    current = {each.hash for each in roster.secrets} or {NO_HASH}
-    return [each for each in secrets if each.record in current]
+def newest_first(secrets: Iterable[HeldSecret]) -> list[HeldSecret]:
+    """In the order in which they are announced and offered."""
+    return sorted(secrets, key=lambda each: (-each.number, each.record))
+
+
+def worth_keeping(roster: Roster, secrets: Iterable[HeldSecret]) -> list[HeldSecret]:
+    """The current ones and the newest of those before, newest first, one of each record."""
+    ordered = newest_first({each.record: each for each in secrets}.values())
+    current = _current(roster)
+    past = [each for each in ordered if each.record not in current][:PAST_KEPT]
+    return [each for each in ordered if each.record in current or each in past]
+
+
+def in_use(roster: Roster, secrets: Sequence[HeldSecret]) -> list[HeldSecret]:
+    """Those that no other replaces: what a newcomer is given. The newest that is held where none of them is."""
+    current = _current(roster)
+    return [each for each in secrets if each.record in current][:CUTS_LIMIT] or list(secrets[:1])
 
 
 def unsealed(keys: Keys, roster: Roster, known: Iterable[HeldSecret]) -> list[HeldSecret]:
-    """The current secrets that are sealed to us and not held yet."""
+    """The current secrets that are sealed to us and not held yet, about 1 ms each."""
     have = {each.record for each in known}
     found = []
-    for secret in roster.secrets:
-        box = next((each.box for each in secret.sealed if each.signing_key == keys.identity.signing_key), None)
+    for secret in _last_of_each(roster):
+        box = secret.box_for(keys.identity.signing_key)
         author = roster.members.get(secret.author)
         if secret.hash in have or box is None or author is None:
             continue
@@ -88,19 +113,6 @@ def unsealed(keys: Keys, roster: Roster, known: Iterable[HeldSecret]) -> list[He
     return found
 
 
-def lacking(keys: Keys, roster: Roster) -> list[Identity]:
-    """Members that we admitted and that a current secret was not sealed to: admitted while it was made elsewhere.
-
-    Whoever admitted them is to make a new one, so that not everybody does at once.
-    """
-    if not roster.secrets:
-        return []
-    newest = roster.secrets[0]
-    reached = {each.signing_key for each in newest.sealed} | {newest.author}
-    ours = {each.signing_key for each in roster.children(keys.identity.signing_key)} | {keys.identity.signing_key}
-    return [each.identity for each in roster.active() if each.signing_key in ours and each.signing_key not in reached]
-
-
 def replacement(
     keys: Keys,
     roster: Roster,
@@ -109,11 +121,15 @@ def replacement(
     generation: int,
     sequence: int,
 ) -> Secret:
-    """A record body that gives every active member a new secret, for that place of ours in the roster log."""
+    """A record body that gives every active member a new secret, for that place of ours in the roster log.
+
+    About 1 ms a member, for a thread. Members may make numbers, secrets and members beyond what one record holds: the
+    nearest to the founder come first.
+    """
     secret = entropy(KEY_SIZE)
     number = max([FIRST, *(each.number for each in known), *(each.number for each in roster.secrets)]) + 1
     sealed = []
-    for member in roster.active():
+    for member in roster.active()[:MEMBERS_LIMIT]:
         place = Place(
             purpose=PURPOSE,
             mesh=roster.mesh,
@@ -127,7 +143,23 @@ def replacement(
         except HandshakeError:
             continue  # a key that admits no secret: its owner cannot even begin a session
         sealed.append(Sealed(member.signing_key, box))
-    return Secret(number=number, replaces=tuple(each.hash for each in roster.secrets), sealed=tuple(sealed))
+    return Secret(
+        number=min(number, COUNTER_LIMIT),
+        replaces=tuple(each.hash for each in roster.secrets)[:CUTS_LIMIT],
+        sealed=tuple(sealed),
+    )
+
+
+def _current(roster: Roster) -> set[bytes]:
+    return {each.hash for each in roster.secrets} or {NO_HASH}
+
+
+def _last_of_each(roster: Roster) -> list[MeshSecret]:
+    """The last current secret of each author, which names its earlier ones unless it means to fill our memory."""
+    last: dict[bytes, MeshSecret] = {}
+    for secret in sorted(roster.secrets, key=lambda each: (each.generation, each.sequence)):
+        last[secret.author] = secret
+    return list(last.values())
 
 
 def _place(mesh: bytes, secret: MeshSecret, recipient: Identity) -> Place:

@@ -5,10 +5,12 @@ A file is JSON by the line: first what it is, then a line a handle. Nothing in i
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final
+
+import trio
 
 from meshd.errors import RefusedError, UsageError
 from meshd.model.announcement import INLINE_LIMIT, Value
@@ -24,7 +26,7 @@ WAIT: Final = 10.0
 """Seconds without a byte before a value that is elsewhere is given up: the export then fails, and says which."""
 
 TOGETHER: Final = 200
-"""Values that are imported with one commit."""
+"""Values that are imported with one commit, if they are not many bytes."""
 
 PAGE_BYTES: Final = 8 << 20
 """Bytes of values in memory at a time."""
@@ -49,17 +51,13 @@ class TransferCalls(Calls):
                 for entry in entries:
                     data = await value_of(chosen, Found(table, entry.digest), WAIT)
                     tags = await chosen.storage.read(partial(questions.tags, Found(table, entry.digest)))
-                    line = {
-                        "handle": str(Handle.of(table, entry.digest)),
-                        "value": json.loads(data),
-                        "tags": list(tags),
-                    }
-                    await offload(partial(writing.line, line))
+                    await offload(partial(writing.row, str(Handle.of(table, entry.digest)), data, tags))
                     count += 1
                 after = entries[-1].digest
             size = await offload(writing.finish)
         finally:
-            await offload(writing.close)
+            with trio.CancelScope(shield=True):  # else half an export stays behind because somebody lost patience
+                await offload(writing.close)
         return Exported(table, out, count, size)
 
     async def import_table(self, *, mesh: str | None, path: str) -> Imported:
@@ -91,7 +89,7 @@ class TransferCalls(Calls):
                     await chosen.journal.append(*bodies)
                 new += len(bodies)
         finally:
-            await offload(reading.close)
+            reading.close()
         if refused and not count:
             raise RefusedError(f"No handle in {path} fits its content.", "The file was changed, or made by a fault.")
         return Imported(table, count, new, tuple(refused))
@@ -110,8 +108,15 @@ class _Writing:
             raise UsageError(f"{path} cannot be written: {error.strerror}.") from error
 
     def line(self, value: object) -> None:
+        self._write(_dump(value))
+
+    def row(self, handle: str, data: bytes, tags: Sequence[str]) -> None:
+        """`data` is JSON already."""
+        self._write(b'{"handle":%b,"value":%b,"tags":%b}' % (_dump(handle), data, _dump(list(tags))))
+
+    def _write(self, line: bytes) -> None:
         try:
-            self._file.write(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+            self._file.write(line + b"\n")
         except OSError as error:
             raise RefusedError(f"{self._path} cannot be written: {error.strerror}.") from error
 
@@ -130,25 +135,35 @@ class _Writing:
         self._part.unlink(missing_ok=True)
 
 
+def _dump(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
 class _Reading:
     """A file of lines; each is bounded."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._read = 0
         try:
             self._file: IO[bytes] = path.open("rb")
         except OSError as error:
             raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
-        head = next(self._parsed(), {})
-        if head.get("format") != FORMAT:
-            raise UsageError(f"{path} is no export of a table.")
+        try:
+            head = next(self._parsed(), {})
+            if head.get("format") != FORMAT:
+                raise UsageError(f"{path} is no export of a table.")
+        except UsageError:
+            self._file.close()
+            raise
         self.table = str(head.get("table", ""))
 
     def lines(self, most: int) -> list[dict[str, Any]]:
-        found = []
+        """The next ones: at most `most`, and no more than PAGE_BYTES of them, but one at least."""
+        found, end = [], self._read + PAGE_BYTES
         for line in self._parsed():
             found.append(line)
-            if len(found) == most:
+            if len(found) == most or self._read >= end:
                 break
         return found
 
@@ -159,6 +174,7 @@ class _Reading:
         while line := self._file.readline(JSON_LIMIT + 1):
             if len(line) > JSON_LIMIT:
                 raise UsageError(f"{self._path} has a line of more than {JSON_LIMIT:,} bytes.")
+            self._read += len(line)
             try:
                 value = parse_json(line)
             except UsageError as error:

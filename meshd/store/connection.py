@@ -99,8 +99,9 @@ def make_private(path: Path, *flags: int) -> None:
 
 def damaged(path: Path | str, how: str) -> StoreError:
     """The error for a database that does not hold together."""
+    said = " ".join(how.replace("*** in database main ***", "").split())  # SQLite's report has lines; an error is one
     return StoreError(
-        f"{path} is damaged: {how}.", "Set it aside and restore a backup; the other members have the rest."
+        f"{path} is damaged: {said}.", "Set it aside and restore a backup; the other members have the rest."
     )
 
 

@@ -151,17 +151,47 @@ class Handles:
 
     def references(self, digest: bytes) -> list[BlobRef]:
         """All descriptions of a blob, or of a value in one, earliest clock first: the size or the list may be a lie."""
-        rows = self._rows(
-            "SELECT r.header, r.signature, r.body, min(h.rank) FROM live_handle h JOIN record r ON r.id = h.record"
-            " WHERE h.digest = ? AND h.tab <> 'tree' AND h.inline = 0 GROUP BY h.detail ORDER BY min(h.rank) LIMIT ?",
-            *(digest, REFERENCES_LIMIT),
-        )
         found: dict[BlobRef, None] = {}
-        for row in rows:
-            match _decoded(row):
+        for body in self._descriptions(digest):
+            match body:
                 case Blob(ref=ref) | Value(blob=BlobRef() as ref):
                     found[ref] = None
         return list(found)
+
+    def content_types(self, digest: bytes) -> set[str]:
+        """What a blob is said to be. Whoever says so may lie."""
+        return {body.content_type for body in self._descriptions(digest) if isinstance(body, Blob)}
+
+    def announcers(self, digest: bytes) -> set[NodeId]:
+        """Whose records name content of this digest."""
+        rows = self._rows(
+            "SELECT DISTINCT c.author FROM live_handle h JOIN chain c ON c.id = h.chain WHERE h.digest = ?", digest
+        )
+        return {node_id(row[0]) for row in rows}
+
+    def absent(self, *, after: bytes = b"", limit: int) -> list[tuple[bytes, int]]:
+        """Digest and size of blobs that are announced, or are files of a directory that is, and are not held whole; in
+        order from past `after` on. The largest size that is said of each; 0 for files of directories."""
+        rows = self._rows(
+            "SELECT digest, max(size) FROM ("
+            " SELECT digest, size FROM live_handle WHERE inline = 0 AND digest > ?1"
+            " UNION ALL SELECT p.part, 0 FROM blob_parts p JOIN live_handle h ON h.digest = p.whole WHERE p.part > ?1"
+            ") wanted WHERE NOT EXISTS (SELECT 1 FROM blobs b WHERE b.digest = wanted.digest AND b.is_damaged = 0)"
+            " GROUP BY digest ORDER BY digest LIMIT ?2",
+            *(after, limit),
+        )
+        return [(row[0], row[1]) for row in rows]
+
+    def latest_absent(self, *, limit: int) -> list[tuple[bytes, int]]:
+        """Of the last `limit` descriptions of blobs that came, those of blobs that are not held whole: digest and size."""
+        rows = self._rows(
+            "SELECT digest, size FROM (SELECT digest, size, record FROM live_handle WHERE inline = 0"
+            " ORDER BY record DESC LIMIT ?) latest"
+            " WHERE NOT EXISTS (SELECT 1 FROM blobs b WHERE b.digest = latest.digest AND b.is_damaged = 0)"
+            " ORDER BY record DESC",
+            limit,
+        )
+        return [(row[0], row[1]) for row in rows]
 
     def tree(self, digest: bytes) -> tuple[Child, ...] | None:
         """The children of a tree; None when nobody announces it.
@@ -308,6 +338,14 @@ class Handles:
         """One BLAKE3 a view, over its rows in order: what is said, not by which records or when. Equal on all machines
         that fold the same statements. Reads every view whole."""
         return {name: _digest_rows(self._rows(statement)) for name, statement in _CONTENT.items()}
+
+    def _descriptions(self, digest: bytes) -> list[object]:
+        rows = self._rows(
+            "SELECT r.header, r.signature, r.body, min(h.rank) FROM live_handle h JOIN record r ON r.id = h.record"
+            " WHERE h.digest = ? AND h.tab <> 'tree' AND h.inline = 0 GROUP BY h.detail ORDER BY min(h.rank) LIMIT ?",
+            *(digest, REFERENCES_LIMIT),
+        )
+        return [_decoded(row) for row in rows]
 
     def _body(self, kind: type[T], table: str, digest: bytes) -> T | None:
         """What the earliest record of some content says, one that carries the content itself before any other."""

@@ -67,7 +67,9 @@ def _mesh(mesh: MeshStatus) -> list[Finding]:
     if mesh.generation > 1:
         found.append(
             Finding(
-                f"{mesh.name}: this machine's history was copied or restored {mesh.generation - 1} times.", "", "ok"
+                f"{mesh.name}: this machine was copied or restored once; its history goes on as generation {mesh.generation}.",
+                "",
+                "ok",
             )
         )
     if mesh.waiting_records:

@@ -1,9 +1,11 @@
 """All benchmarks, one after the other: `make bench`."""
 
-from tests.bench import pairing, small_files, transfer, trees
+from tests.bench import idle, pairing, replicate, small_files, transfer, trees
 
 if __name__ == "__main__":
     pairing.main()
     small_files.main()
     transfer.main()
     trees.main()
+    replicate.main()
+    idle.main()

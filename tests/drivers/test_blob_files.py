@@ -160,6 +160,19 @@ async def test_a_file_without_a_row_is_a_partial_again(tmp_path: Path, rows: Row
     assert await again.read(ref.digest, 5 * MIB) == noise(5 * MIB)
 
 
+@pytest.mark.skipif(not hasattr(os, "SEEK_DATA"), reason="this system does not tell holes")
+async def test_what_was_never_written_is_not_read(tmp_path: Path, rows: Rows, autojump_clock: MockClock) -> None:
+    """A new fetch of 1 TiB would else begin with an hour of hashing zeros."""
+    store = await open_store(tmp_path, rows)
+    data = noise(20 * MIB)
+    ref, chunks = reference(data)
+    file = await store.resume(ref.digest, chunks)
+    assert file.present(0) == ([], 20)
+    assert file.write(17, data[17 * MIB : 18 * MIB])
+    assert file.present(0) == ([17], 20)
+    file.close()
+
+
 async def test_a_row_without_a_file_is_forgotten(tmp_path: Path, rows: Rows, autojump_clock: MockClock) -> None:
     """A database restored without its blobs."""
     store = await open_store(tmp_path, rows)

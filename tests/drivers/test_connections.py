@@ -20,6 +20,7 @@ from meshd.drivers.quic import (
     VersionMismatchError,
     open_endpoint,
 )
+from meshd.drivers.quic_connection import UNANSWERED
 from meshd.drivers.quic_engine import HandshakeDone
 from meshd.drivers.quic_versions import judge_versions
 from meshd.drivers.tls_identity import TlsIdentity
@@ -131,6 +132,37 @@ async def test_silence_is_a_lost_connection(pair, autojump_clock):
         assert 9 <= trio.current_time() - start <= 10.5
         assert (await world.far.wait_closed()).timed_out
         assert trio.current_time() - start <= 41
+
+
+@every_pair
+@pytest.mark.parametrize("quiet_end", ["near", "far"])
+async def test_what_was_said_in_vain_is_a_lost_connection_sooner(pair, autojump_clock, quiet_end):
+    """Who has something under way gives up after 10 s; who has nothing, 10 s after its next keepalive."""
+    async with linked(pair) as world:
+        near, far = await open_pair(world)
+        await trio.sleep(1)
+        world.network.cut(world.alice, world.bob)
+        start = trio.current_time()
+        await (far if quiet_end == "near" else near).send_all(b"in vain")
+        ends = {"near": world.near, "far": world.far}
+        quiet = ends.pop(quiet_end)
+        (speaker,) = ends.values()
+        closed = await speaker.wait_closed()
+        assert closed.timed_out and trio.current_time() - start == pytest.approx(UNANSWERED, abs=0.1)
+        assert (await quiet.wait_closed()).timed_out
+        assert trio.current_time() - start <= 15 + UNANSWERED + 0.1
+
+
+@every_pair
+async def test_a_peer_that_reads_nothing_is_not_lost(pair, autojump_clock):
+    """Flow control holds back what is for it, and its program answers pings all the same."""
+    async with linked(pair) as world:
+        near, _far = await open_pair(world)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(near.send_all, bytes(4 << 20))
+            await trio.sleep(60)
+            assert world.near.closed is None and world.far.closed is None
+            nursery.cancel_scope.cancel()
 
 
 @every_pair

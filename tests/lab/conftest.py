@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.daemons import Daemon, all_linked, daemons, join
 from tests.lab.network import Host, Lan, why_not
 from tests.processes import Programs, new_words, programs
 
@@ -58,3 +59,25 @@ def at(tmp_path: Path) -> Iterator[Callable[[Host], Programs]]:
 @pytest.fixture
 def words() -> str:
     return new_words()
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+    """`daemon(host)` starts `python -m meshd` there."""
+    with daemons(tmp_path) as start:
+        yield lambda host, **how: start(host.name, host.prefix, **how)
+
+
+@pytest.fixture
+def mesh(lan: Lan, daemon: Callable[..., Daemon]) -> Callable[..., list[Daemon]]:
+    """`mesh("ann", "bob")`: a daemon on a host of each name, in one mesh that the first founded, linked with each other."""
+
+    def make(*names: str) -> list[Daemon]:
+        first, *others = made = [daemon(lan.host(name)) for name in names]
+        first.tether("init", "--mesh", "home")
+        for each in others:
+            join(first, each)
+        all_linked(*made)
+        return made
+
+    return make

@@ -1,18 +1,16 @@
 """Two machines on one LAN that share nothing but words."""
 
-import contextlib
 import hashlib
 import os
-import re
 import secrets
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.lab.capture import capture, forms
 from tests.lab.conftest import need
-from tests.lab.network import BRIDGE, Lan, why_not
+from tests.lab.network import why_not
 
 MIB = 1 << 20
 PEAK = 120 * MIB
@@ -67,42 +65,6 @@ def test_random_bytes_in_flat_memory(pair, words, size):
     print(f"\n{size // MIB} MiB in {seconds:.1f} s, {size / MIB / seconds:.0f} MiB/s; peaks in MiB:", end=" ")
     print({name: round(peak / MIB, 1) for name, peak in peaks.items()})
     assert all(20 * MIB < peak < PEAK for peak in peaks.values()), "below 20 MiB nothing was measured"
-
-
-@contextlib.contextmanager
-def capture(lan: Lan, path: Path):
-    """Everything that crosses the bridge, written to `path` as it comes."""
-    command = [
-        *lan.switch.prefix,
-        "tcpdump",
-        "-i",
-        BRIDGE,
-        "--immediate-mode",
-        "-U",
-        "-s",
-        "0",
-        "-B",
-        "131072",
-        "-w",
-        str(path),
-    ]
-    process = subprocess.Popen([*command, "-Z", "root"], stderr=subprocess.PIPE, text=True)
-    try:
-        assert any("listening on" in line for line in process.stderr), "it stopped before it listened"
-        yield
-    finally:
-        process.terminate()
-        lost = process.stderr.read()
-        process.wait(20)
-        process.stderr.close()
-    assert re.search(r"\b0 packets dropped by kernel", lost), lost
-
-
-def forms(text: str | bytes) -> list[bytes]:
-    """How a text may stand in a packet; no distinction is made between cases."""
-    if isinstance(text, bytes):
-        return [text.lower()]
-    return [text.lower().encode(coding) for coding in ("utf-8", "utf-16-le", "utf-16-be")]
 
 
 def test_a_capture_shows_nothing_of_it(lan, pair, tmp_path):
