@@ -51,7 +51,7 @@ class Daemon:
                 async with open_node(self._state, self._loaded, news, self._problems, __version__) as node:
                     context = NodeContext(node)
                     await nursery.start(partial(Control(context).serve, self._state.socket))
-                    nursery.start_soon(self._watch_signals, context)
+                    await nursery.start(self._watch_signals, context)  # before anybody is told that it is ready
                     nursery.start_soon(self._end_when_asked, node)
                     self._readiness.ready(_summary(node))
                     structlog.get_logger().info("ready", state=str(self._state.path), port=node.machine.endpoint.port)
@@ -66,8 +66,9 @@ class Daemon:
         logs.log_notice(notice)
         self._problems.note(notice)
 
-    async def _watch_signals(self, context: NodeContext) -> None:
+    async def _watch_signals(self, context: NodeContext, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            task_status.started()
             async for number in signals:
                 if number == signal.SIGHUP:
                     await self._reload(context)

@@ -74,8 +74,11 @@ def test_staging_that_a_killed_process_left_is_removed_and_a_live_one_is_not(int
 
 
 def test_staging_is_for_this_user_alone(into: Path) -> None:
-    os.umask(0)
-    sink = TreeSink(into)
+    before = os.umask(0)
+    try:
+        sink = TreeSink(into)
+    finally:
+        os.umask(before)
     (path,) = into.iterdir()
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
     sink.discard()

@@ -28,6 +28,7 @@ def test_a_state_directory_goes_into_the_unit_as_it_is() -> None:
 def test_systemd_finds_nothing_wrong(tmp_path: Path, state: str) -> None:
     tmp_path.chmod(0o700)
     (tmp_path / service.UNIT).write_text(service.unit('"/usr/bin/true" -m meshd', state), encoding="utf-8")
+    (tmp_path / service.UNIT).chmod(0o644)
 
     def verified() -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
