@@ -50,16 +50,20 @@ class Daemon:
             async with trio.open_nursery() as nursery:
                 async with open_node(self._state, self._loaded, news, self._problems, __version__) as node:
                     context = NodeContext(node)
-                    await nursery.start(partial(Control(context).serve, self._state.socket))
-                    await nursery.start(self._watch_signals, context)  # before anybody is told that it is ready
-                    nursery.start_soon(self._end_when_asked, node)
-                    self._readiness.ready(_summary(node))
-                    structlog.get_logger().info("ready", state=str(self._state.path), port=node.machine.endpoint.port)
-                    await self._ended.wait()
-                    self._readiness.stopping()
-                    structlog.get_logger().info("stopping")
-                    # What is under way is brought to its end, but not for ever.
-                    nursery.cancel_scope.deadline = trio.current_time() + STOP_TIMEOUT
+                    async with trio.open_nursery() as faces:
+                        await faces.start(partial(Control(context).serve, self._state.socket))
+                        await nursery.start(self._watch_signals, context)  # before anybody is told that it is ready
+                        faces.start_soon(self._end_when_asked, node)
+                        self._readiness.ready(_summary(node))
+                        port = node.machine.endpoint.port
+                        structlog.get_logger().info("ready", state=str(self._state.path), port=port)
+                        await self._ended.wait()
+                        self._readiness.stopping()
+                        structlog.get_logger().info("stopping")
+                        # What is under way is brought to its end, but not for ever.
+                        nursery.cancel_scope.deadline = trio.current_time() + STOP_TIMEOUT
+                        # First the faces: meshes that are being closed would look as if there were none.
+                        faces.cancel_scope.cancel()
                 nursery.cancel_scope.cancel()
 
     def _note(self, notice: Notice) -> None:

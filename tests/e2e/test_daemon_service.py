@@ -128,6 +128,7 @@ def test_it_stops_in_order_when_asked_by_a_signal_or_by_the_command(start: Start
     join(ann, ben)
     all_linked(ann, ben)
     following = ann.begin("events", "--follow")
+    assert following.stdout is not None and following.stdout.readline(), "it follows by now"
     began = time.monotonic()
     assert ann.stop() == 0
     print(f"stopped in {time.monotonic() - began:.2f} s with a link and a follower")
