@@ -286,6 +286,24 @@ class Journal:
                 await self._open_generation(self.generation, why)
         return self.generation
 
+    # Branches
+
+    async def drop_branch(self, chain: LogId) -> None:
+        """Drop a roster log that is held on another branch than its author's revocation names, so that the one that counts
+        can come. Nothing of it counted, nor can; of a fork in it the proof stays. Does nothing for any other chain."""
+        async with self._lock:
+            pin = self.roster.pin(chain)
+            if pin is None or chain.author == self.keys.identity.signing_key or chain not in self._ledger.held:
+                return
+            at_pin = await self._storage.read(lambda database: database.records.hash_at(chain, pin.sequence))
+            if at_pin == pin.hash:
+                return
+            with trio.CancelScope(shield=True):
+                await self._storage.write(lambda database: database.records.drop_chain(chain))
+                await self._ledger.dropped(chain)
+                for callback in self.on_roster:
+                    callback(self.roster)
+
     # Tending
 
     async def run(self) -> None:
@@ -352,6 +370,7 @@ class Journal:
         self._ledger.clock = written.clock
         bodies = [(record, wish.body) for record, wish in zip(written.records, wishes, strict=True)]
         await self._publish(bodies, written.tips, arrived=False)
+        await self._carry_proofs()  # what we wrote may be a revocation that makes a proof's carrier void
         return written.records
 
     async def _ensure_that_we_count(self) -> None:

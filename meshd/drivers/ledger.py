@@ -67,6 +67,13 @@ class Ledger:
             await self._cut(tips)
         return bool(facts)
 
+    async def dropped(self, chain: LogId) -> None:
+        """A roster log is not on disk any more."""
+        self.held.pop(chain, None)
+        self.tips.pop(chain, None)
+        self._facts = {digest: fact for digest, fact in self._facts.items() if fact.chain != chain}
+        await self._refold()
+
     def proof_of(self, fork: ForkedChain) -> Fork | None:
         """The proof of a fork that some record here carries."""
         for record in self._facts.values():

@@ -3,6 +3,7 @@
 import enum
 
 import attrs
+import trio
 
 from meshd.drivers.quic import Connection
 from meshd.model.identity import Identity, NodeId
@@ -38,6 +39,9 @@ class Link:
 
     introduced: bool = False
     """The peer is not in our roster yet and showed how it was admitted: the first exchange of rosters settles it."""
+
+    leaving: trio.Event = attrs.field(factory=trio.Event, init=False)
+    """Set when the peer has just lost its membership: it may still read why, and nothing else."""
 
     @property
     def node(self) -> NodeId:

@@ -64,17 +64,31 @@ async def serve_link(link: Link, *, sync: Serve, ask: Serve, answer: Serve) -> s
     """Run a link's streams until it ends, and return why it did.
 
     `sync` gets the stream for records, `ask` ours for blobs that we want, `answer` the peer's. When one of them ends,
-    the link does.
+    the link does; but of a link that is `leaving` only records are left.
     """
     connection = link.connection
+    blobs: list[trio.CancelScope] = []
     waiting = {Purpose.SYNC: sync, Purpose.FETCH: answer}
     if link.dialled_here:
         del waiting[Purpose.SYNC]
     why = ""
 
     async def run(serve: Serve, stream: Stream) -> None:
-        await serve(link, stream)
-        nursery.cancel_scope.cancel()
+        with trio.CancelScope() as scope:
+            if serve is not sync:
+                blobs.append(scope)
+                end_blobs_if_leaving()
+            await serve(link, stream)
+            nursery.cancel_scope.cancel()
+
+    def end_blobs_if_leaving() -> None:
+        if link.leaving.is_set():
+            for scope in blobs:
+                scope.cancel()
+
+    async def notice_leaving() -> None:
+        await link.leaving.wait()
+        end_blobs_if_leaving()
 
     async def open_own(purpose: Purpose, serve: Serve) -> None:
         stream = await connection.open_stream()
@@ -98,11 +112,17 @@ async def serve_link(link: Link, *, sync: Serve, ask: Serve, answer: Serve) -> s
                     nursery.start_soon(open_own, Purpose.SYNC, sync)
                 nursery.start_soon(open_own, Purpose.FETCH, ask)
                 nursery.start_soon(accept)
+                nursery.start_soon(notice_leaving)
     except RemoteProtocolError as error:
         why = error.what
         connection.close(CloseCode.PROTOCOL, "")
     except (ConnectionClosedError, StreamResetError):
         pass
+    except BaseExceptionGroup as group:
+        # Cancelled in the moment in which the connection ended: who cancelled must not be told of a lost connection.
+        _, others = group.split((ConnectionClosedError, StreamResetError))
+        if others is not None:
+            raise others from None
     except TetherError as error:
         why = error.what  # our own disk, mostly: this link cannot go on, and the daemon can
     finally:

@@ -40,6 +40,9 @@ DRAIN: Final = 0.5
 PATIENCE: Final = 5.0
 """Seconds that the other end, where that is for it to do, has to close a session which lost."""
 
+FAREWELL: Final = 3.0
+"""Seconds that the machine of replication has to tell a peer why it is out: it gives itself less."""
+
 INTRODUCTION_TIME: Final = 30.0
 """Seconds in which a peer that showed its own admission must turn up in the roster: two exchanges over a slow path."""
 
@@ -257,15 +260,29 @@ class Links:
         return True
 
     def _check(self, link: Link) -> bool:
-        """Whether the peer may stay; closes the link if not."""
+        """Whether the peer may stay; ends the link if not."""
+        if link.leaving.is_set():
+            return False
         member = self.membership.by_noise(link.peer.noise_key)
         if member is not None and member.signing_key == link.peer.signing_key:
             link.introduced = False
             return True
         if link.introduced and trio.current_time() < link.since + INTRODUCTION_TIME:
             return True
-        self._close(link, CloseCode.NOT_A_MEMBER, "it is no member any more, or is blocked")
+        why = "it is no member any more, or is blocked"
+        if link.introduced or link not in self._served or self.membership.blocks(link.node):
+            self._close(link, CloseCode.NOT_A_MEMBER, why)
+        else:
+            link.leaving.set()
+            self._unlink(link, why)
+            self._start(self._see_out, link)
         return False
+
+    async def _see_out(self, link: Link) -> None:
+        """Who has just lost its membership is told the records that say so (drivers/sync.py), and closed then."""
+        with trio.move_on_after(FAREWELL):
+            await link.connection.wait_closed()
+        link.connection.close(CloseCode.NOT_A_MEMBER, "")
 
     def _close(self, link: Link, code: CloseCode, why: str) -> None:
         if link in self._open:
@@ -282,8 +299,12 @@ class Links:
         if closed.told == CloseCode.REPLACED:
             self._linking.replaced(link.node, trio.current_time())
         why = self._open.pop(link) or closed.reason or ("closed by the other side" if closed.by_peer else "closed here")
-        self._doubted.discard(link)
         self._served.discard(link)
+        self._unlink(link, why)
+
+    def _unlink(self, link: Link, why: str) -> None:
+        """The link is one no more. Does nothing the second time."""
+        self._doubted.discard(link)
         self._linking.ended(link.node, link)
         self._carry_out()  # another session may take its place, and then nobody need hear of it
         if self._links.get(link.node) is link:

@@ -35,6 +35,9 @@ class Membership(Protocol):
     def by_noise(self, noise_key: bytes) -> Identity | None:
         """The one of `members()` with this Noise key."""
 
+    def blocks(self, node: NodeId) -> bool:
+        """Whether the person here will have nothing to do with this machine."""
+
     def introduction(self) -> Sequence[bytes]:
         """The admissions from the founder to us, encoded records, ours last."""
 

@@ -22,9 +22,11 @@ from meshd.model.roster import Roster
 from meshd.notices import Notify, Trouble
 from meshd.protocol.replication import Replication
 from meshd.protocol.replication_events import (
+    BranchDue,
     Echoed,
     Event,
     Failed,
+    FarewellDue,
     HashesDue,
     Lag,
     Outsider,
@@ -212,6 +214,18 @@ class Syncing:
                 except StoreError as error:
                     self._notify(Trouble(error.what, error.advice, "error"))
                 machine.hashes(event, hashes, trio.current_time())
+            case FarewellDue(spans=spans):
+                try:
+                    found, _ = await journal.read_spans(spans)
+                except StoreError as error:
+                    self._notify(Trouble(error.what, error.advice, "error"))
+                    found = []
+                machine.farewell(event, found, self._entropy(TOKEN_SIZE))
+            case BranchDue(chain=chain):
+                try:
+                    await journal.drop_branch(chain)
+                except StoreError as error:
+                    self._notify(Trouble(error.what, error.advice, "error"))
             case Settled():
                 serving.settled = True
                 serving.link.introduced = False

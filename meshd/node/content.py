@@ -17,6 +17,9 @@ from meshd.store.views import Found
 NEWS_WAIT: Final = 5.0
 """Seconds to wait for the record that announces a handle: it was perhaps made elsewhere a moment ago."""
 
+HOP_WAIT: Final = 0.5
+"""The same once every linked member has said all that it holds: what one beyond them wrote comes in a few round trips."""
+
 
 async def locate(mesh: Mesh, text: str, wait: float = 0.0) -> Found:
     """The content that a typed handle means.
@@ -26,6 +29,7 @@ async def locate(mesh: Mesh, text: str, wait: float = 0.0) -> Found:
     """
     handle = Handle.parse(text)
     end = trio.current_time() + min(wait, NEWS_WAIT)
+    asked = False
     while True:
         news = mesh.keeping.next_news
         found = await mesh.storage.read(lambda database: database.handles.find(handle.table, handle.digits))
@@ -42,7 +46,11 @@ async def locate(mesh: Mesh, text: str, wait: float = 0.0) -> Found:
                 "Is it from another mesh (--mesh), expired, or from a machine that was not linked since?",
             )
         with trio.move_on_at(end):
-            await news.wait()
+            if asked:
+                await news.wait()
+            elif await mesh.hear_everybody():
+                end = min(end, trio.current_time() + HOP_WAIT)
+        asked = True
 
 
 async def bring(mesh: Mesh, digest: bytes, *, wait: float | None, observer: Observer | None = None) -> BlobRef:

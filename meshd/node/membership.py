@@ -45,6 +45,9 @@ class MeshMembership:
             return None
         return None if member.signing_key == self._keys.identity.signing_key else member.identity
 
+    def blocks(self, node: NodeId) -> bool:
+        return node in self._blocked()
+
     def introduction(self) -> Sequence[bytes]:
         return self._path()
 

@@ -197,6 +197,20 @@ class Mesh:
                 nursery.start_soon(tell, link)
         return told
 
+    async def hear_everybody(self) -> bool:
+        """Wait until all that linked members had sent by now is here; whether that is all that they hold."""
+
+        async def hear(link: Link) -> None:
+            with contextlib.suppress(TimedOutError):
+                await self.syncing.probe(link)  # an echo comes behind what was sent before
+
+        links = list(self.links.current.values())
+        async with trio.open_nursery() as nursery:
+            for link in links:
+                nursery.start_soon(hear, link)
+        lags = [self.syncing.lag(link) for link in links]
+        return all(lag is not None and not lag.records_here for lag in lags)
+
     async def _measure(self) -> None:
         """Ask each linked machine for an echo now and then: how far it is, and that its program still answers."""
         while True:

@@ -1,7 +1,7 @@
 """What a replication knows of one link: what was told each way, what is asked, answered and pushed on it."""
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
@@ -19,6 +19,7 @@ from meshd.wire.sync import (
     AskRecords,
     Heads,
     Message,
+    Probe,
     Records,
     Span,
     Tip,
@@ -47,7 +48,11 @@ HEADS_DEADLINE: Final = 30.0
 """Seconds from the link's beginning for all heads of the roster log."""
 
 PROBES_LIMIT: Final = 16
-"""Probes under way on one link."""
+"""Probes under way on one link, and echoes that wait for a disk."""
+
+FAREWELL: Final = 2.0
+"""Seconds that a peer which has just lost its membership has to store the reason: a round trip over a slow path, and a
+commit."""
 
 
 @attrs.define(eq=False)
@@ -108,11 +113,19 @@ class Replica:
         self.judged: dict[LogId, tuple[bytes, bytes]] = {}
         """Chains that were searched for a fork, at these heads of ours and theirs."""
         self.own_told: set[LogId] = set()
+        self.branches: Counter[LogId] = Counter()
+        """Chains of which ours was dropped for the branch that this peer holds, and how often."""
         self.question: Question | None = None
         self.comparing: AskHashes | None = None
         self.compared_at = 0.0
         self.answers_hashes = False
         self.probes: dict[bytes, float] = {}
+        self.farewell: bytes = b""
+        """The token whose echo says that the peer, which is out, has stored why."""
+        self.farewell_by: float | None = None
+        """Until when that is waited for; None when it is not."""
+        self._undealt = 0
+        self._echoes: list[bytes] = []
         self.tell_at: float | None = None
         self._changed: dict[LogId, None] = {}
         self._numbers = 0
@@ -124,6 +137,31 @@ class Replica:
     def send(self, message: Message) -> None:
         """Put a message on its way."""
         self.out += message.encode()
+
+    # Echoes: what came before a probe is on the disk when it is answered, so that an echo is a receipt.
+
+    def probed(self, token: bytes) -> None:
+        """The peer asks for an echo. Raises RemoteProtocolError when too many wait."""
+        if not self._undealt:
+            self.send(Probe(token, echo=True))
+            return
+        if len(self._echoes) >= PROBES_LIMIT:
+            raise RemoteProtocolError("The other side asked for more echoes than can wait.")
+        self._echoes.append(token)
+
+    def batch_arrived(self) -> None:
+        """Records are with the driver."""
+        self._undealt += 1
+
+    def batch_dealt(self, *, stored: bool) -> None:
+        """The driver has dealt with a batch; where our disk refused it, no probe behind it is answered."""
+        self._undealt -= 1
+        if not stored:
+            self._echoes.clear()
+        if not self._undealt:
+            for token in self._echoes:
+                self.send(Probe(token, echo=True))
+            self._echoes.clear()
 
     # Time
 

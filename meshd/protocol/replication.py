@@ -17,11 +17,13 @@ from meshd.errors import RemoteProtocolError
 from meshd.model.record import Log, LogId, Record
 from meshd.model.roster import Roster
 from meshd.protocol.difference import Search
-from meshd.protocol.replica import PROBES_LIMIT, Replica
+from meshd.protocol.replica import FAREWELL, PROBES_LIMIT, Replica
 from meshd.protocol.replication_events import (
+    BranchDue,
     Echoed,
     Event,
     Failed,
+    FarewellDue,
     HashesDue,
     Lag,
     Outsider,
@@ -44,6 +46,7 @@ from meshd.wire.sync import (
     Records,
     Span,
     Tip,
+    batches,
     decode,
 )
 
@@ -52,6 +55,10 @@ TELL_DELAY: Final = 0.05
 
 FRUITLESS_PAUSE: Final = 60.0
 """Seconds before a chain that a peer named and did not bring, or that could not be stored, is asked of it again."""
+
+BRANCH_TRIES: Final = 3
+"""Times that a branch is dropped for the one that a peer shows, on one link: more than once, because while rosters spread
+it may be gone from there for a moment, and another peer brings the wrong one back."""
 
 STORE_PAUSE: Final = 30.0
 """Seconds without questions after our own disk refused records."""
@@ -79,6 +86,8 @@ class Replication:
         self._asked: dict[LogId, int] = {}
         """Which link a chain was asked of: of one at a time."""
         self._disputes: dict[LogId, _Dispute] = {}
+        self._dropping: set[LogId] = set()
+        """Chains that the driver was asked to drop, until it tells of another roster."""
         self._paused_until = -math.inf
 
     # Links
@@ -98,13 +107,17 @@ class Replication:
 
     def receive_data(self, link: int, data: bytes, now: float) -> None:
         """Take bytes of the link's stream, in pieces of any size."""
-        replica = self._live(link)
+        replica = self._speaking(link)
         if replica is None:
             return
         replica.decoder.receive(data)
         try:
-            while not replica.over and (frame := replica.decoder.next_frame()) is not None:
-                self._take(replica, decode(*frame), now)
+            while self._speaking(link) and (frame := replica.decoder.next_frame()) is not None:
+                message = decode(*frame)
+                if not replica.over:
+                    self._take(replica, message, now)
+                elif message == Probe(replica.farewell, echo=True):
+                    self._put_out(replica, now)
         except RemoteProtocolError as error:
             self._fail(replica, error.what, now)
         self._pursue(now)
@@ -116,10 +129,10 @@ class Replication:
 
     def data_to_send(self, link: int, now: float) -> bytes:
         """Bytes for the link's stream."""
-        replica = self._live(link)
+        replica = self._speaking(link)
         if replica is None:
             return b""
-        if replica.tell_at is not None and replica.tell_at <= now:
+        if not replica.over and replica.tell_at is not None and replica.tell_at <= now:
             replica.tell_changes(self._tips)
         data = bytes(replica.out)
         replica.out.clear()
@@ -136,6 +149,8 @@ class Replication:
         for replica in self._replicas.values():
             if not replica.over:
                 ends += replica.deadlines()
+            elif replica.farewell_by is not None:
+                ends.append(replica.farewell_by)
         if self._paused_until > -math.inf:
             ends.append(self._paused_until)
         return min(ends, default=None)
@@ -143,7 +158,10 @@ class Replication:
     def on_deadline(self, now: float) -> None:
         """Time has passed: give up who did not answer, and ask again what may be asked again."""
         for replica in list(self._replicas.values()):
-            if not replica.over and (why := replica.pass_time(now)):
+            if replica.over:
+                if replica.farewell_by is not None and replica.farewell_by <= now:
+                    self._put_out(replica, now)
+            elif why := replica.pass_time(now):
                 self._fail(replica, why, now)
         if self._paused_until <= now:
             self._paused_until = -math.inf
@@ -170,18 +188,19 @@ class Replication:
     def roster_changed(self, roster: Roster, tips: Mapping[LogId, Tip], now: float) -> None:
         """Other members count, or other records: `tips` is all that is held now, void records cut off."""
         self._roster = roster
+        self._dropping.clear()
         before, self._tips = self._tips, dict(tips)
         for chain in list(self._disputes):
             if chain in before and before[chain] != self._tips.get(chain):
                 del self._disputes[chain]  # frozen, or cut off: there is nothing to search for any more
+        changed = [chain for chain in {**before, **self._tips} if before.get(chain) != self._tips.get(chain)]
         for replica in self._all_live():
             if replica.settled and not self._is_member(replica.peer):
-                self._put_out(replica, now)
+                self._see_out(replica, changed, now)
                 continue
             replica.fruitless.clear()
-            for chain in {**before, **self._tips}:
-                if before.get(chain) != self._tips.get(chain):
-                    self._news(replica, chain, now)
+            for chain in changed:
+                self._news(replica, chain, now)
             for chain in replica.theirs:
                 self._compare(replica, chain, now)
         self._pursue(now)
@@ -194,6 +213,7 @@ class Replication:
         replica = self._live(event.link)
         if replica is None:
             return
+        replica.batch_dealt(stored=True)
         question = replica.question
         answers = question is not None and event.number == question.number
         if answers and question is not None:
@@ -221,7 +241,10 @@ class Replication:
         """Our own disk did not take these records: ask for none for a while."""
         self._paused_until = now + STORE_PAUSE
         replica = self._live(event.link)
-        if replica is not None and replica.question is not None:
+        if replica is None:
+            return
+        replica.batch_dealt(stored=False)
+        if replica.question is not None:
             self._take_back(replica, now)
 
     def serve(self, event: ReadDue, records: Sequence[Arrived], rest: tuple[Span, ...]) -> None:
@@ -229,6 +252,15 @@ class Replication:
         replica = self._live(event.link)
         if replica is not None:
             replica.serve(event.number, records, rest)
+
+    def farewell(self, event: FarewellDue, records: Sequence[Arrived], token: bytes) -> None:
+        """Tell a peer that is out by which records. The echo of `token`, 8 random bytes, ends the link, or FAREWELL does."""
+        replica = self._speaking(event.link)
+        if replica is not None:
+            replica.farewell = token
+            for piece in batches(records):
+                replica.send(Records(0, True, piece))
+            replica.send(Probe(token, echo=False))
 
     def hashes(self, event: HashesDue, found: Sequence[bytes | None], now: float) -> None:
         """Our hashes of the records that the event names; None where there is none."""
@@ -292,7 +324,7 @@ class Replication:
                 replica.compared_at = math.inf
                 replica.events.append(HashesDue(replica.link, asked.chain, asked.sequences, message.hashes))
             case Probe(token, echo=False):
-                replica.send(Probe(token, echo=True))
+                replica.probed(token)
             case Probe(token):
                 if token not in replica.probes:
                     raise RemoteProtocolError("The other side echoed what was not sent.")
@@ -301,6 +333,7 @@ class Replication:
     def _take_records(self, replica: Replica, message: Records, now: float) -> None:
         self._allow(replica, (each.record.header.log for each in message.records))
         replica.take(message)
+        replica.batch_arrived()
         replica.events.append(RecordsArrived(replica.link, message.records, message.number, message.last))
 
     def _allow(self, replica: Replica, logs: Iterable[Log]) -> None:
@@ -322,9 +355,13 @@ class Replication:
         if chain.author == self._me and (theirs.sequence > have or differs) and chain not in replica.own_told:
             replica.own_told.add(chain)
             replica.events.append(OwnChainElsewhere(replica.link, chain, theirs))
-        if differs:
+        if self._is_other_branch(replica, chain):
+            replica.branches[chain] += 1
+            self._dropping.add(chain)
+            replica.events.append(BranchDue(replica.link, chain))
+        elif differs:
             self._dispute(replica, chain, have)
-        elif self._worth(chain, theirs.sequence) > have:
+        elif self._worth(chain, theirs.sequence) > have and not self._is_shown_elsewhere(chain, theirs):
             lacking[chain] = None
 
     def _pursue(self, now: float) -> None:
@@ -448,7 +485,43 @@ class Replication:
         for other in self._all_live():
             self._compare(other, chain, now)
 
+    def _is_other_branch(self, replica: Replica, chain: LogId) -> bool:
+        """Whether the peer holds the branch of a roster log that its author's revocation names, and we another.
+
+        The search for the first difference comes first: the proof of the fork is everybody's to see. A peer that lies
+        about its head makes us drop what counts for nothing.
+        """
+        pin, mine, theirs = self._roster.pin(chain), self._tips.get(chain), replica.theirs.get(chain)
+        if pin is None or mine is None or theirs is None or chain.author == self._me or chain in self._dropping:
+            return False
+        if replica.branches[chain] >= BRANCH_TRIES:
+            return False
+        return theirs.head == pin != mine.head and replica.judged.get(chain) == (mine.hash, theirs.hash)
+
+    def _is_shown_elsewhere(self, chain: LogId, theirs: Tip) -> bool:
+        """Whether a peer shows the branch that a revocation names, and this one does not: it may be on the other."""
+        pin = self._roster.pin(chain)
+        if pin is None or theirs.head == pin:
+            return False
+        return any(each.theirs[chain].head == pin for each in self._all_live() if chain in each.theirs)
+
     # Ends
+
+    def _see_out(self, replica: Replica, changed: Iterable[LogId], now: float) -> None:
+        """Nothing more is expected of this link, and nothing told on it but the records by which its peer is out."""
+        spans = []
+        for chain in changed:
+            mine, theirs = self._tips.get(chain), replica.theirs.get(chain)
+            first = theirs.sequence + 1 if theirs else 1
+            if chain.log is Log.ROSTER and mine is not None and first <= mine.sequence:
+                spans.append(Span(chain, first, mine.sequence))
+        self._release(replica, now)
+        replica.out.clear()
+        if spans:
+            replica.farewell_by = now + FAREWELL
+            replica.events.append(FarewellDue(replica.link, tuple(spans[:SPANS_LIMIT])))
+        else:
+            self._put_out(replica, now)
 
     def _fail(self, replica: Replica, why: str, now: float) -> None:
         replica.events.append(Failed(replica.link, why))
@@ -460,7 +533,7 @@ class Replication:
 
     def _release(self, replica: Replica, now: float) -> None:
         """Nothing more is expected of this link."""
-        replica.over = True
+        replica.over, replica.farewell_by = True, None
         self._asked = {chain: link for chain, link in self._asked.items() if link != replica.link}
         for chain in [chain for chain, each in self._disputes.items() if each.link == replica.link]:
             del self._disputes[chain]
@@ -484,6 +557,11 @@ class Replication:
     def _live(self, link: int) -> Replica | None:
         replica = self._replicas.get(link)
         return None if replica is None or replica.over else replica
+
+    def _speaking(self, link: int) -> Replica | None:
+        """A link that is live, or whose peer is being told why it is not."""
+        replica = self._replicas.get(link)
+        return None if replica is None or (replica.over and replica.farewell_by is None) else replica
 
     def _all_live(self) -> list[Replica]:
         return [replica for replica in self._replicas.values() if not replica.over]

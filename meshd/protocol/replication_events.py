@@ -53,6 +53,23 @@ class Outsider:
 
 
 @attrs.frozen
+class FarewellDue:
+    """The peer has just lost its membership: answer with `farewell` and these records, by which it did."""
+
+    link: int
+    spans: tuple[Span, ...]
+
+
+@attrs.frozen
+class BranchDue:
+    """What is held of a roster log is not the branch that its author's revocation names, and the peer holds that one:
+    drop ours, and tell the roster that is left with `roster_changed`."""
+
+    link: int
+    chain: LogId
+
+
+@attrs.frozen
 class OwnChainElsewhere:
     """The peer says that it holds records of this machine that are not here. They are being fetched."""
 
@@ -84,7 +101,19 @@ class Failed:
     why: str
 
 
-Event = RecordsArrived | ReadDue | HashesDue | Settled | Outsider | OwnChainElsewhere | OwnHeadsKnown | Echoed | Failed
+Event = (
+    RecordsArrived
+    | ReadDue
+    | HashesDue
+    | Settled
+    | Outsider
+    | FarewellDue
+    | BranchDue
+    | OwnChainElsewhere
+    | OwnHeadsKnown
+    | Echoed
+    | Failed
+)
 
 
 @attrs.frozen

@@ -177,6 +177,16 @@ class Records:
         )
         return [_record(row) for row in rows]
 
+    def drop_chain(self, chain: LogId) -> None:
+        """Forget all records of a roster log, from which nothing was folded into views."""
+        assert chain.log is Log.ROSTER
+        number, _, _ = self._chain_row(chain)
+        self._connection.execute("DELETE FROM record WHERE chain = ?", (number,))
+        self._connection.execute(
+            "UPDATE chain SET sequence = 0, hash = x'', bytes = 0 WHERE id = ?",
+            (number,),
+        )
+
     def expire(self, now_ms: int) -> list[bytes]:
         """Drop bodies whose time is over, and all that was folded from them; hashes of these records.
 

@@ -45,14 +45,20 @@ class Membership:
     vouched: bool = False
     """Whether introductions are believed."""
 
+    blocked: set[NodeId] = attrs.field(factory=set)
+
     def secrets(self) -> list[bytes]:
         return [SECRET]
 
     def members(self) -> list[Identity]:
-        return [each for each in self.roster.active().values() if each.node != self.own]
+        active = self.roster.active().values()
+        return [each for each in active if each.node != self.own and each.node not in self.blocked]
 
     def by_noise(self, noise_key: bytes) -> Identity | None:
         return next((each for each in self.members() if each.noise_key == noise_key), None)
+
+    def blocks(self, node: NodeId) -> bool:
+        return node in self.blocked
 
     def introduction(self) -> list[bytes]:
         return [b"admission"]

@@ -44,6 +44,9 @@ class Belonging:
     def by_noise(self, noise_key: bytes) -> Identity | None:
         return next((each for each in self.members() if each.noise_key == noise_key), None)
 
+    def blocks(self, node: NodeId) -> bool:
+        return node in self.blocked
+
     def introduction(self) -> Sequence[bytes]:
         path = self.seen.roster().introduction(self.own.identity.signing_key)
         return [] if self.is_silent else [record.encode() for record in self.seen.records if record.hash in path]

@@ -12,8 +12,9 @@ from meshd.errors import RefusedError, RemoteProtocolError, StoreError
 from meshd.model.clock import DRIFT_LIMIT, at
 from meshd.model.facts import Cut, Found, Rename
 from meshd.model.record import Log, LogId, Record, write_record
+from meshd.model.roster import Roster
 from meshd.notices import ForkFound, GenerationOpened, Quarantined, RecordsStored, Trouble
-from meshd.wire.bodies import encode
+from meshd.wire.bodies import encode, type_of
 from meshd.wire.sync import Arrived, Span
 from tests.drivers.journal_kit import WALL, Pen, Time, machine, records, value
 from tests.model.mesh_kit import Mesh
@@ -420,6 +421,56 @@ async def test_a_proof_that_only_void_records_carry_is_written_again(tmp_path: P
         (fork,) = a.journal.roster.forks
         assert fork.carried and a.journal.heads()[mine].sequence == 1
         assert a.journal.roster.limit(chain) == 2
+
+
+async def test_a_revocation_of_ours_that_makes_a_proof_void_has_us_write_it_again(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    mesh = lab("b", "liar")
+    mesh.fork("b", "liar", 3, Log.DATA)
+    chain = LogId(mesh["liar"].key, Log.DATA, 1)
+    async with machine(mesh, "f", tmp_path) as f:
+        await f.journal.append(mesh.revocation("b", cuts=()))
+        (fork,) = f.journal.roster.forks
+        assert fork.carried and f.journal.roster.limit(chain) == 2
+
+
+async def test_the_branch_that_a_revocation_names_takes_the_place_of_the_other(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    mesh = lab("a", "b", "x")
+    mesh.rename("b", "before")
+    named = mesh["b"].cut()
+    other = write_record(
+        mesh["b"].keys,
+        mesh=mesh.id,
+        log=Log.ROSTER,
+        generation=1,
+        previous=None,
+        clock=1,
+        kind=type_of(Rename("thief"))[0],
+        body=encode(Rename("thief")),
+    )
+    ((right, _),) = mesh["b"].written
+    mesh["b"].written.clear()
+    async with machine(mesh, "a", tmp_path) as a:
+        await a.journal.accept([Arrived(other, 0)])
+        await a.journal.drop_branch(other.chain)
+        assert a.journal.heads()[other.chain].hash == other.hash, "nobody has revoked it: it stays"
+        mesh.revoke("f", "b", cuts=[named])
+        await a.journal.accept([Arrived(mesh["f"].written[-1][0], 0)])
+        assert a.journal.roster.members[mesh["b"].key].name == "b"
+        told: list[Roster] = []
+        a.journal.on_roster.append(told.append)
+        await a.journal.drop_branch(other.chain)
+        assert other.chain not in a.journal.heads() and told == [a.journal.roster]
+        await a.journal.accept([Arrived(right, 0)])
+        assert a.journal.heads()[right.chain].hash == right.hash
+        assert a.journal.roster.members[mesh["b"].key].name == "before"
+        await a.journal.drop_branch(right.chain)
+        assert a.journal.heads()[right.chain].hash == right.hash, "that is the one"
+    async with machine(mesh, "a", tmp_path) as a:
+        assert a.journal.heads()[right.chain].hash == right.hash
 
 
 async def test_what_is_durable_is_told_though_who_brought_it_is_gone(tmp_path: Path, autojump_clock: object) -> None:

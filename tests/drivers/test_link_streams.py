@@ -1,6 +1,7 @@
 """The streams of a link: who may open which, what ends it, and what a broken end means to the rest of the daemon."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import trio
 import trio.testing
 
 from meshd.drivers.link_streams import OPEN_DEADLINE, Purpose, open_frame, read_purpose, serve_link
+from meshd.drivers.quic import Closed, ConnectionClosedError
 from meshd.errors import RemoteProtocolError, StoreError
 from meshd.wire.constants import CloseCode, Frame
 from meshd.wire.framing import encode_frame
@@ -43,6 +45,7 @@ class Connection:
 class Link:
     def __init__(self, dialled_here: bool) -> None:
         self.connection, self.dialled_here = Connection(), dialled_here
+        self.leaving = trio.Event()
 
 
 class Served:
@@ -131,11 +134,50 @@ async def test_the_link_ends_with_any_of_its_streams(autojump_clock: object, nam
     assert link.connection.codes == [CloseCode.DONE]
 
 
+@pytest.mark.parametrize("early", [True, False], ids=["before its streams are open", "after"])
+async def test_of_a_link_that_is_leaving_only_records_are_left(autojump_clock: object, early: bool) -> None:
+    link, ended = Link(dialled_here=False), []
+
+    async def until_ended() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.append(trio.current_time())
+
+    async with trio.open_nursery() as nursery:
+        ends = {"sync": partial(trio.sleep, 5), "ask": until_ended, "answer": until_ended}
+        nursery.start_soon(partial(run, link, Served(), **ends))
+        await trio.sleep(0 if early else 1)
+        leaves = trio.current_time()
+        link.leaving.set()
+        for purpose in (Purpose.SYNC, Purpose.FETCH):
+            await link.connection.arrives(open_frame(purpose))
+        await trio.sleep(1)
+        assert not link.connection.codes, "the stream for records goes on"
+        assert all(each == leaves for each in ended)
+    assert link.connection.codes == [CloseCode.DONE]
+
+
 async def test_a_disk_that_fails_under_a_link_ends_the_link_and_no_more(autojump_clock: object) -> None:
     link = Link(dialled_here=True)
     with trio.fail_after(1):
         assert await run(link, Served(), sync=disk_fails) == "The disk is full."
     assert link.connection.codes == [CloseCode.DONE]
+
+
+async def test_a_cancellation_in_the_moment_of_a_loss_is_only_a_cancellation(autojump_clock: object) -> None:
+    lost = Closed(CloseCode.NOT_A_MEMBER, "", by_peer=True)
+
+    async def ends_when_cancelled() -> None:
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            raise ConnectionClosedError(lost) from None
+
+    link = Link(dialled_here=True)
+    with trio.move_on_after(1) as scope:
+        await run(link, Served(), ask=ends_when_cancelled)
+    assert scope.cancelled_caught
 
 
 async def test_the_frame_is_read_byte_by_byte_and_not_a_byte_more(autojump_clock: object) -> None:

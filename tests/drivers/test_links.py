@@ -5,6 +5,7 @@ import trio
 
 from meshd.drivers.addresses import Known
 from meshd.drivers.link import PathKind
+from meshd.drivers.links import FAREWELL
 from meshd.drivers.quic import open_endpoint
 from meshd.errors import StoreError
 from meshd.model.address import Address
@@ -288,15 +289,31 @@ async def test_who_is_out_is_let_go_and_not_let_in_again(autojump_clock) -> None
         home.start(ann, bob)
         await until(lambda: are_linked(ann, bob))
         await trio.sleep(20)
+        link = ann.link(bob)
         ann.roster.out.add("bob")
         ann.links.recheck()
-        await until(lambda: not ann.linked and not bob.linked, within=1)
+        assert not ann.linked and link.leaving.is_set() and link.connection.closed is None, "it may still read why"
+        await until(lambda: not bob.linked, within=FAREWELL + 1)
+        assert link.connection.closed.code == CloseCode.NOT_A_MEMBER
         assert [each.why for each in ann.told(LinkDown)] == ["it is no member any more, or is blocked"]
         await trio.sleep(300)
         assert not ann.linked and not bob.linked and len(ann.told(LinkUp)) == 1
         ann.roster.out.clear()
         ann.links.recheck()
         await until(lambda: are_linked(ann, bob), within=90)
+
+
+async def test_who_is_blocked_is_closed_at_once_and_told_nothing(autojump_clock) -> None:
+    async with mesh() as home:
+        ann, bob = home.machine("ann"), home.machine("bob")
+        ann.knows(bob), bob.knows(ann)
+        home.start(ann, bob)
+        await until(lambda: are_linked(ann, bob))
+        link = ann.link(bob)
+        ann.membership.blocked.add(bob.keys.identity.node)
+        ann.links.recheck()
+        assert link.connection.closed.code == CloseCode.NOT_A_MEMBER and not link.leaving.is_set()
+        await until(lambda: not ann.linked and not bob.linked, within=1)
 
 
 @pytest.mark.parametrize("becomes_known", [True, False])

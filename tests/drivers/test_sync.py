@@ -12,6 +12,7 @@ from meshd.drivers.sync import UNSENT_LIMIT
 from meshd.errors import StoreError, TimedOutError
 from meshd.model.facts import Rename
 from meshd.model.record import Log, LogId
+from meshd.model.roster import Standing
 from meshd.notices import ForkFound, GenerationOpened, Trouble
 from meshd.wire.constants import CloseCode
 from meshd.wire.sync import AskRecords, Heads, Probe, Span
@@ -97,6 +98,7 @@ async def test_who_is_revoked_is_put_out_at_once(tmp_path: Path, autojump_clock:
         with trio.fail_after(1):
             await wire.over.wait()
         assert wire.links[0].connection.code == CloseCode.NOT_A_MEMBER
+        assert b.journal.roster.members[mesh["b"].key].standing is Standing.REVOKED, "and it knows why"
         nursery.cancel_scope.cancel()
 
 

@@ -17,8 +17,10 @@ from meshd.model.record import Head, Log, LogId, Record, write_record
 from meshd.model.roster import Roster, RosterRecord
 from meshd.protocol.replication import Replication
 from meshd.protocol.replication_events import (
+    BranchDue,
     Event,
     Failed,
+    FarewellDue,
     HashesDue,
     Outsider,
     OwnHeadsKnown,
@@ -105,6 +107,14 @@ class Member:
             if self.roster.members[self.key].is_active:
                 self.append(proof)
         return stuck, conflicts
+
+    def drop(self, chain: LogId) -> None:
+        """Drop a branch that counts for nothing."""
+        for record in self.chains.pop(chain):
+            self.seen.discard(record.hash)
+        del self._sizes[chain]
+        self._fold()
+        self.machine.roster_changed(self.roster, self.tips, self.now)
 
     def _conflict(self, held: Record, other: Record, conflicts: set[LogId], proofs: list[Fork]) -> None:
         number = held.header.sequence
@@ -199,6 +209,10 @@ class Member:
                     reach = tip.sequence if tip else 0
                     found = [held[each - 1].hash if 1 <= each <= reach else None for each in event.sequences]
                     self.machine.hashes(event, found, self.now)
+                case FarewellDue():
+                    self.machine.farewell(event, self.read(event.spans)[0], b"farewell")
+                case BranchDue():
+                    self.drop(event.chain)
                 case OwnHeadsKnown():
                     self.heard_of_itself = True
 

@@ -3,8 +3,10 @@
 import pytest
 
 from meshd.model.record import Log, LogId
+from meshd.model.roster import Standing
+from meshd.protocol.replica import FAREWELL
 from meshd.protocol.replication import STORE_PAUSE, Replication
-from meshd.protocol.replication_events import Outsider, ReadDue, RecordsArrived, Settled
+from meshd.protocol.replication_events import Echoed, Outsider, ReadDue, RecordsArrived, Settled
 from meshd.wire.sync import Heads, Tip
 from tests.protocol.replication_kit import Member, lab
 
@@ -212,6 +214,53 @@ def test_a_member_that_is_revoked_while_linked_is_put_out() -> None:
     a.say("test.note", b"not for b")
     cluster.settle()
     assert b"not for b" not in [record.body for record in b.records()]
+    assert b.roster.members[b.key].standing is Standing.REVOKED, "it has been told why"
+
+
+def test_who_is_out_is_told_the_reason_and_nothing_else() -> None:
+    mesh, cluster, members = lab("a", "b")
+    f, b = members["f"], members["b"]
+    wire = cluster.join(f, b)
+    cluster.settle()
+    for number in range(20):
+        f.say("test.note", b"%d" % number)  # pushed, and not yet on its way
+    f.append(mesh.revocation("b"))
+    cluster.settle()
+    arrived = [each.record.header.log for event in b.saw(RecordsArrived) for each in event.records]
+    assert arrived == [Log.ROSTER] and wire.is_over()
+
+
+def test_who_is_out_and_does_not_answer_is_let_go_all_the_same() -> None:
+    mesh, cluster, members = lab("a", "b")
+    f, b = members["f"], members["b"]
+    wire = cluster.join(f, b)
+    cluster.settle()
+    b.full = True
+    f.append(mesh.revocation("b"))
+    cluster.settle(FAREWELL / 2)
+    assert b.saw(RecordsArrived) and not f.saw(Outsider), "an echo would say that it is stored"
+    cluster.settle(FAREWELL)
+    assert len(f.saw(Outsider)) == 1 and wire.is_over()
+    assert f.machine.next_deadline() is None
+
+
+def test_an_echo_says_that_what_came_before_is_stored() -> None:
+    _, cluster, members = lab("a", "b")
+    a, b = members["a"], members["b"]
+    wire = cluster.join(a, b)
+    cluster.settle()
+    (_, at_a), (_, at_b) = wire.ends
+    for disk_full in (False, True):
+        record = a.say("test.note", b"first")
+        a.machine.probe(at_a, b"is it so", a.now)
+        b.machine.receive_data(at_b, a.machine.data_to_send(at_a, a.now), b.now)
+        assert not b.machine.data_to_send(at_b, b.now), "it was answered before the record was stored"
+        b.full = disk_full
+        b.work(at_b)
+        a.machine.receive_data(at_a, b.machine.data_to_send(at_b, b.now), a.now)
+        assert (record.hash in b.seen) is not disk_full
+        event = a.machine.next_event(at_a)
+        assert event is None if disk_full else isinstance(event, Echoed)
 
 
 def test_a_newcomer_is_heard_of_by_the_roster_first() -> None:

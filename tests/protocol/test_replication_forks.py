@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshd.model.facts import Rename
+from meshd.model.facts import Cut, Rename
 from meshd.model.record import Log, LogId
 from meshd.protocol.difference import Search
 from meshd.protocol.replication import Replication
-from meshd.protocol.replication_events import OwnChainElsewhere
+from meshd.protocol.replication_events import BranchDue, OwnChainElsewhere
 from meshd.wire.sync import QUESTIONS_LIMIT, Tip
 from tests.protocol.replication_kit import Member, lab, proofs_of
 
@@ -37,6 +37,7 @@ class Lie:
 
     def __init__(self, common: int, one: int, two: int, log: Log = Log.DATA) -> None:
         mesh, self.cluster, members = lab("a", "b", "c", "liar")
+        self.cluster_mesh = mesh
         self.a, self.b, self.c, self.f = (members[name] for name in "abcf")
         liar = members["liar"]
         twin = Member(mesh, "liar")
@@ -120,6 +121,35 @@ def test_a_fork_that_is_known_is_not_searched_again() -> None:
     lie.cluster.settle(200)
     assert len(proofs_of(lie.a)) == len(proofs_of(lie.b)) == proofs <= 2
     assert wire.carried < 4_000
+
+
+@pytest.mark.parametrize(("common", "one", "two"), [(0, 1, 1), (2, 3, 3), (2, 1, 4), (2, 6, 2)])
+def test_the_branch_that_a_revocation_names_comes_in_place_of_the_other(common: int, one: int, two: int) -> None:
+    lie = Lie(common, one, two, Log.ROSTER)
+    named = lie.b.tips[lie.chain]
+    lie.f.append(lie.cluster_mesh.revocation("liar", cuts=[Cut(Log.ROSTER, 1, named.sequence, named.hash)]))
+    lie.meet((lie.f, lie.a))
+    for each in (lie.f, lie.a):
+        assert each.tips[lie.chain].hash != named.hash, "nobody had the right branch to give"
+    lie.meet((lie.a, lie.b))
+    lie.cluster.settle(100)
+    assert lie.f.heads() == lie.a.heads(), "it has gone from one to the next"
+    assert lie.a.heads() == lie.b.heads() and lie.a.tips[lie.chain].head == named.head
+    assert lie.a.roster.digest() == lie.b.roster.digest()
+    assert lie.a.roster.members[lie.chain.author].name == f"b{two - 1}"
+    assert (lie.chain, common + 1) in proofs_of(lie.a), "the proof of the fork is everybody's to see"
+    lie.meet((lie.a, lie.c))
+    assert lie.c.tips[lie.chain].head == named.head
+
+
+def test_a_branch_that_nobody_shows_drops_nothing() -> None:
+    lie = Lie(1, 2, 2, Log.ROSTER)
+    nowhere = Cut(Log.ROSTER, 1, 3, bytes(31) + b"!")
+    lie.f.append(lie.cluster_mesh.revocation("liar", cuts=[nowhere]))
+    lie.meet((lie.f, lie.a), (lie.f, lie.b), (lie.a, lie.b))
+    lie.cluster.settle(100)
+    assert len(lie.a.chains[lie.chain]) == len(lie.b.chains[lie.chain]) == 3
+    assert not lie.a.saw(BranchDue) and not lie.b.saw(BranchDue)
 
 
 def test_a_restored_backup_takes_up_its_own_records_before_it_writes() -> None:

@@ -351,3 +351,19 @@ async def test_people_hear_who_came_and_who_is_out(autojump_clock: object, tmp_p
         await until(lambda: cleo.standings["ben"] == "revoked", "cleo has heard")
         told = " ".join(each.change for each in cleo.saw(RosterChanged))
         assert "ben is revoked" in told
+
+
+async def test_who_is_revoked_or_suspended_while_linked_hears_it(autojump_clock: object, tmp_path: Path) -> None:
+    async with lab(tmp_path, delay=0.05) as here:
+        ann, ben = await here.founded("ann", "ben")
+        cleo = await here.machine("cleo")
+        await here.join(ben, cleo)
+        await here.all_linked(ann, ben, cleo)
+        await revoke(ann, "ben")
+        await until(lambda: not ann.linked, "both are out")
+        after = await ann.value("after")
+        standings = {"ann": "active", "ben": "revoked", "cleo": "suspended"}
+        await until(lambda: ben.standings == cleo.standings == standings, "both have heard", within=5)
+        for machine in (ben, cleo):
+            assert any(machine.name in each.change for each in machine.saw(RosterChanged))
+            assert not await machine.has(after)
