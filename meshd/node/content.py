@@ -29,7 +29,7 @@ async def locate(mesh: Mesh, text: str, wait: float = 0.0) -> Found:
     """
     handle = Handle.parse(text)
     end = trio.current_time() + min(wait, NEWS_WAIT)
-    asked = False
+    heard = False
     while True:
         news = mesh.keeping.next_news
         found = await mesh.storage.read(lambda database: database.handles.find(handle.table, handle.digits))
@@ -46,11 +46,14 @@ async def locate(mesh: Mesh, text: str, wait: float = 0.0) -> Found:
                 "Is it from another mesh (--mesh), expired, or from a machine that was not linked since?",
             )
         with trio.move_on_at(end):
-            if asked:
+            if heard:
                 await news.wait()
             elif await mesh.hear_everybody():
+                heard = True
                 end = min(end, trio.current_time() + HOP_WAIT)
-        asked = True
+            else:
+                with trio.move_on_after(HOP_WAIT):
+                    await news.wait()
 
 
 async def bring(mesh: Mesh, digest: bytes, *, wait: float | None, observer: Observer | None = None) -> BlobRef:

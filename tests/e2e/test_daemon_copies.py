@@ -3,6 +3,8 @@
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.daemons import Daemon, all_linked, digests, eventually
 from tests.e2e.daemon_kit import Start, collapsed, has, pair
 
@@ -20,6 +22,13 @@ def told(daemon: Daemon) -> None:
     problems = [each["what"] for each in daemon.json("status")["problems"]]
     assert any(f"generation {generation(daemon)}" in each for each in problems), problems
     assert "generation" in daemon.run("doctor").stdout.decode()
+
+
+def said(daemon: Daemon) -> str:
+    """What its people are told is wrong."""
+    shown = daemon.json("status")
+    found = [*shown["problems"], *(each for mesh in shown["meshes"] for each in mesh["problems"])]
+    return " ".join(each["what"] for each in found)
 
 
 def forked(daemon: Daemon) -> bool:
@@ -45,7 +54,6 @@ def test_a_copied_state_directory_beside_the_original(start: Start, tmp_path: Pa
     for handle in (ours, theirs):
         eventually(lambda handle=handle: has(ben, handle), "both histories count")
     assert not forked(ben) and not forked(ann), "no number was given twice"
-    # Two holders of one key at a time: their sessions replace each other, and that is told as well.
     third = collapsed(twin, "by the copy again")
     eventually(lambda: has(ben, third), "ben has it")
     assert not forked(ben)
@@ -55,6 +63,19 @@ def test_a_copied_state_directory_beside_the_original(start: Start, tmp_path: Pa
     eventually(lambda: has(ben, fourth), "and writes without a fork")
     assert not forked(ben) and not forked(ann)
     eventually(lambda: digests(ann) == digests(ben), "they see the same")
+
+
+@pytest.mark.soak
+def test_two_live_holders_of_one_key_are_told_and_so_is_who_meets_both(start: Start, tmp_path: Path) -> None:
+    """Their sessions replace each other, more than three times in a minute."""
+    ann, ben = pair(start)
+    ann.stop()
+    shutil.copytree(ann.state, tmp_path / "twin", symlinks=True)
+    ann.start()
+    twin = start("twin")
+    eventually(lambda: "Two machines use the keys of ann" in said(ben), "who meets both is told", within=120)
+    for holder in (ann, twin):
+        eventually(lambda holder=holder: "Another machine uses the keys" in said(holder), "and so are both", within=120)
 
 
 def test_a_restored_old_backup_goes_on_without_a_fork(start: Start) -> None:

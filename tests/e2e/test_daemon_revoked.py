@@ -35,6 +35,9 @@ def test_a_revoked_machine_is_refused_by_all_also_by_one_that_was_away(start: St
     assert "stolen" in ann.tether("members").out
     eventually(lambda: "ben" not in links(ann), "its link is closed")
     ann.fails(4, "ping", "ben")
+    eventually(lambda: standings(ben)["ben"] == "revoked", "ben has been told")
+    assert "stolen" in ben.tether("members").out, "and why"
+    assert "not a member" in ben.fails(6, "collapse", "--value", '"too late"')
 
     # It goes on by itself, and cleo comes back while ben knows nothing or does not care.
     after = ben.run("collapse", "--value", '"after"')

@@ -305,20 +305,31 @@ class TestLocating:
             with pytest.raises(UsageError):
                 await content.locate(ann.mesh, "notes")
 
-    async def test_what_another_machine_says_a_moment_later_is_found(
+    @pytest.mark.parametrize("hops", [1, 2])
+    async def test_what_another_machine_has_just_said_is_found(
+        self, autojump_clock: object, tmp_path: Path, hops: int
+    ) -> None:
+        async with lab(tmp_path, delay=0.1 / hops) as here:
+            ann, ben, cleo = await here.founded("ann", "ben", "cleo")
+            if hops == 2:
+                here.cut_off(ann, cleo)
+                await until(lambda: "ann" not in cleo.linked, "ben is between them")
+            handle = await ann.value("just now")
+            assert not await cleo.has(handle)
+            assert (await content.locate(cleo.mesh, handle, 30.0)).table == "notes"
+
+    async def test_what_nobody_has_said_is_refused_once_all_have_been_heard(
         self, autojump_clock: object, tmp_path: Path
     ) -> None:
-        async with lab(tmp_path) as here:
+        async with lab(tmp_path, delay=0.1) as here:
             ann, ben = await here.founded("ann", "ben")
-            handle = str(Handle.of("notes", digest_of(b'"late"')))
-            async with trio.open_nursery() as nursery:
-
-                async def look() -> None:
-                    assert (await content.locate(ben.mesh, handle, 5.0)).table == "notes"
-
-                nursery.start_soon(look)
-                await trio.sleep(1)
-                assert await ann.value("late") == handle
+            unknown = str(Handle.of("notes", digest_of(b'"never"')))
+            for longest in (2.0, content.NEWS_WAIT + 0.1):  # at last one that does not answer
+                began = trio.current_time()
+                with pytest.raises(NobodyFoundError):
+                    await content.locate(ann.mesh, unknown, 30.0)
+                assert trio.current_time() - began < longest
+                here.cut_off(ben)
 
     async def test_who_should_have_a_blob_is_named_when_nobody_does(
         self, autojump_clock: object, tmp_path: Path
