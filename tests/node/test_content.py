@@ -310,7 +310,7 @@ class TestLocating:
         self, autojump_clock: object, tmp_path: Path, hops: int
     ) -> None:
         async with lab(tmp_path, delay=0.1 / hops) as here:
-            ann, ben, cleo = await here.founded("ann", "ben", "cleo")
+            ann, _, cleo = await here.founded("ann", "ben", "cleo")
             if hops == 2:
                 here.cut_off(ann, cleo)
                 await until(lambda: "ann" not in cleo.linked, "ben is between them")
