@@ -10,8 +10,9 @@ section 8.1.2).
 
 import ipaddress
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import trio
 
@@ -77,8 +78,10 @@ class Endpoint:
         self._offered = alpns
         self._bare = bare_name(alpns)
         self.alpns = (*alpns, self._bare)
-        self._client = engine.configuration(is_client=True, alpns=self.alpns)
+        self._clients: dict[tuple[str, ...], Any] = {}
         self._server = engine.configuration(is_client=False, alpns=self.alpns, identity=identity)
+        self.on_datagram: Callable[[bytes, SocketAddress], None] | None = None
+        """Called with each datagram that is not QUIC: its first byte has the fixed bit, 0x40, clear. Must not raise."""
         self._refusal: tuple[int | None, str] | None = None
         self._tokens = RetryTokens()
         self._routes: dict[bytes, Connection] = {}
@@ -89,25 +92,28 @@ class Endpoint:
         self._offer, self._accepted = trio.open_memory_channel[Connection | VersionMismatchError](limits.accept_queue)
         self._nursery: trio.Nursery
 
-    async def dial(self, address: Address, *, timeout: float) -> Connection:
-        """Connect within `timeout` seconds; a name's addresses share them.
+    async def dial(
+        self, address: Address, *, timeout: float, alpns: tuple[str, ...] | None = None, ipv4_first: bool = False
+    ) -> Connection:
+        """Connect within `timeout` seconds; a name's addresses share them, in the resolver's order or `ipv4_first`.
 
-        Raises DialFailedError when nobody answers or what answers is not a Tether, VersionMismatchError.
+        `alpns` is what to speak, by default what the endpoint does. Raises DialFailedError when nobody answers or what
+        answers is not a Tether, VersionMismatchError.
         """
         failure = DialFailedError(f"Nobody answered at {address}.")
         start = trio.current_time()
         with trio.move_on_after(timeout):
-            targets = await self._resolve(address)
+            targets = await self._resolve(address, ipv4_first)
             for number, target in enumerate(targets):
                 left = start + timeout - trio.current_time()
                 with trio.move_on_after(left / (len(targets) - number)):
                     try:
-                        return await self._dial(target)
+                        return await self._dial(target, alpns or self._offered)
                     except DialFailedError as error:
                         failure = error
         raise failure
 
-    async def _resolve(self, address: Address) -> list[SocketAddress]:
+    async def _resolve(self, address: Address, ipv4_first: bool) -> list[SocketAddress]:
         try:
             found = [self._udp.local_form(address.host)]
         except ValueError:
@@ -121,20 +127,26 @@ class Endpoint:
         except OSError as error:
             raise DialFailedError(f"{address} names an interface that is not here.") from error
         usable = [(host, address.port) for host in found if self._udp.can_reach(host)]
+        if ipv4_first:
+            usable.sort(key=lambda each: ":" in each[0])
         if not usable:
             raise DialFailedError(f"{address} needs IPv6, which this socket does not have.")
         return usable[:_DIALLED_ADDRESSES]
 
-    async def _dial(self, target: SocketAddress) -> Connection:
-        connection = Connection(self, self.engine.client(self._client), target, is_client=True)
+    async def _dial(self, target: SocketAddress, alpns: tuple[str, ...]) -> Connection:
+        offered = (*alpns, bare_name(alpns))
+        configuration = self._clients.get(offered)
+        if configuration is None:
+            configuration = self._clients[offered] = self.engine.configuration(is_client=True, alpns=offered)
+        connection = Connection(self, self.engine.client(configuration), target, is_client=True, alpns=offered)
         self._add(connection)
         connection.dial()
         try:
             await connection.settled.wait()
             connection.raise_if_closed()
-            if connection.alpn != self._bare:
+            if connection.alpn != offered[-1]:
                 return connection
-            raise await exchange_versions(await connection.open_stream(), self._offered)
+            raise await exchange_versions(await connection.open_stream(), alpns)
         except BaseException as error:
             connection.close()
             if isinstance(error, ConnectionClosedError):
@@ -153,6 +165,10 @@ class Endpoint:
                 raise found
             if found.closed is None:
                 return found
+
+    def send_datagram(self, data: bytes, address: SocketAddress) -> None:
+        """Send a datagram that is not QUIC from this port; dropped when too many wait already."""
+        self._reply((data, address))
 
     def stop_accepting(self, code: int | None = None, reason: str = "") -> None:
         """From now on close every arrival with an application code, or with None answer nobody new at all."""
@@ -217,7 +233,9 @@ class Endpoint:
             groups: dict[tuple[Connection, SocketAddress], list[bytes]] = {}
             for data, address in batch:
                 if not data or not data[0] & 0x40:
-                    # Without the fixed bit it is not QUIC (RFC 9000 section 17.2), and nothing else is spoken here.
+                    # Without the fixed bit it is not QUIC (RFC 9000 section 17.2).
+                    if data and self.on_datagram is not None:
+                        self.on_datagram(data, address)
                     continue
                 # The destination id of a long header has a length byte; that of a short one is as long as ours are.
                 known = (
@@ -247,7 +265,7 @@ class Endpoint:
             original_id = self._tokens.original_id(header.token, address, header.destination_id, now)
             if original_id is not None:
                 quic = self.engine.server(self._server, original_id, header.destination_id)
-                connection = Connection(self, quic, address, is_client=False)
+                connection = Connection(self, quic, address, is_client=False, alpns=self.alpns)
                 connection.ids.add(header.destination_id)
                 self._add(connection)
                 connection.receive([data], address, now)

@@ -48,7 +48,6 @@ class Owner(Protocol):
 
     engine: Engine
     limits: Limits
-    alpns: tuple[str, ...]
     own_digest: bytes
 
     def mark(self, connection: "Connection") -> None:
@@ -67,16 +66,22 @@ class Owner(Protocol):
 class Connection:
     """One QUIC connection whose handshake is complete. Made by `Endpoint.dial` and `Endpoint.accept`."""
 
-    def __init__(self, owner: Owner, quic: QuicConnection, remote: SocketAddress, is_client: bool) -> None:
+    def __init__(
+        self, owner: Owner, quic: QuicConnection, remote: SocketAddress, *, is_client: bool, alpns: tuple[str, ...]
+    ) -> None:
         now = trio.current_time()
-        self._owner, self._quic = owner, quic
+        self._owner, self._quic, self._alpns = owner, quic, alpns
         self._engine, self._limits = owner.engine, owner.limits
         self.is_client = is_client
         self.peer = Address(*remote)
         """Where the handshake took place; path validated. Later moves of the peer do not change it."""
+        self.path = self.peer
+        """Where the engine writes to now: the peer may have moved (RFC 9000, section 9)."""
         self.alpn = ""
         self.certificate_digest = b"" if is_client else owner.own_digest
         """SHA-256 of the server's certificate as sent, 32 bytes: what the protocols above bind."""
+        self.certificate = b""
+        """The server's certificate as sent, DER, for who dialled."""
         self.closed: Closed | None = None
         """How it ended, None while it is open."""
         self.ids = {quic.host_cid}
@@ -272,12 +277,12 @@ class Connection:
 
     def _on_handshake(self, event: HandshakeDone) -> None:
         certificate = self._engine.peer_certificate_der(self._quic) if self.is_client else b""
-        if event.resumed or event.alpn not in self._owner.alpns or certificate is None:
+        if event.resumed or event.alpn not in self._alpns or certificate is None:
             self.close(DriverCode.HANDSHAKE, "handshake not as required")
             return
         self.alpn = event.alpn or ""
         if self.is_client:
-            self.certificate_digest = hashlib.sha256(certificate).digest()
+            self.certificate, self.certificate_digest = certificate, hashlib.sha256(certificate).digest()
         self.watch(ping=_PING, silence=IDLE_TIMEOUT)
         self.settled.set()
         self._owner.established(self)
@@ -367,6 +372,8 @@ class Connection:
             self._pump()
         if self.closed is not None:
             return datagrams + self._say_farewell(now)
+        if datagrams and datagrams[-1][1] != (self.path.host, self.path.port):
+            self.path = Address(*datagrams[-1][1])
         for stream in self._streams.values():
             stream.after_sending()
         timer = self._quic.get_timer()

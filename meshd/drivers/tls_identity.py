@@ -5,6 +5,7 @@ into their own key confirmation, so the certificate needs no name, no issuer and
 qh3 leaves Ed25519 out of the signature schemes that it offers, and the handshake then stalls without an error.
 """
 
+import base64
 import hashlib
 from datetime import UTC, datetime
 
@@ -37,7 +38,23 @@ class TlsIdentity:
     @classmethod
     def generate(cls) -> "TlsIdentity":
         """Make a fresh key and certificate from the system's entropy; takes about a millisecond."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        return cls._of(ec.generate_private_key(ec.SECP256R1()))
+
+    @classmethod
+    def of_key(cls, private_key_pem: bytes) -> "TlsIdentity":
+        """A fresh certificate for a key that lasts: a rendezvous server's. Raises ValueError for anything but P-256."""
+        key = serialization.load_pem_private_key(private_key_pem, password=None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+            raise ValueError("not a P-256 key")
+        return cls._of(key)
+
+    @property
+    def fingerprint(self) -> str:
+        """What a client may pin."""
+        return fingerprint(self.certificate_der)
+
+    @classmethod
+    def _of(cls, key: ec.EllipticCurvePrivateKey) -> "TlsIdentity":
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tether")])
         certificate = (
             x509.CertificateBuilder()
@@ -56,3 +73,11 @@ class TlsIdentity:
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             ),
         )
+
+
+def fingerprint(certificate_der: bytes) -> str:
+    """SHA-256 of the certificate's SubjectPublicKeyInfo in lower-case base32 without padding, 52 characters: the same for
+    every certificate of one key (RFC 7469, section 2.4, pins likewise)."""
+    key = x509.load_der_x509_certificate(certificate_der).public_key()
+    info = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return base64.b32encode(hashlib.sha256(info).digest()).decode().rstrip("=").lower()

@@ -6,6 +6,9 @@ from typing import Final
 PROTOCOL: Final = "tether/1"
 """Name of this protocol, bound into every handshake; also the ALPN of a connection that speaks it."""
 
+RENDEZVOUS_PROTOCOL: Final = "tether-rendezvous/1"
+"""The ALPN of a connection with a rendezvous server."""
+
 VERSIONS: Final = (1,)
 """Versions of the pairing messages that this program speaks, newest first."""
 
@@ -70,6 +73,16 @@ class Frame(enum.IntEnum):
     BLOB_CHUNK = 0x5A
     SMALL = 0x5B
     NOT_SERVED = 0x5C
+    ALLOCATE = 0x60
+    ENTER = 0x61
+    WAIT = 0x62
+    LEAVE = 0x63
+    FREE = 0x64
+    OBSERVED = 0x68
+    NUMBER = 0x69
+    MATCH = 0x6A
+    REFUSED = 0x6B
+    THIRD = 0x6C
 
 
 PAIRING_FRAMES: Final[dict[int, int]] = {

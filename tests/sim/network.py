@@ -24,7 +24,7 @@ import socket
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import trio
@@ -57,6 +57,21 @@ class Link:
     """Largest IP packet in bytes that passes; larger ones vanish, as where ICMP is filtered."""
 
 
+class Receiver(Protocol):
+    """Who may be sent to: a host, or a router that passes it on."""
+
+    name: str
+
+    def deliver(self, data: bytes, source: SocketAddress, target: SocketAddress) -> None: ...
+
+
+class Router(Protocol):
+    """What a host is behind."""
+
+    def outbound(self, source: SocketAddress, target: SocketAddress) -> SocketAddress | None:
+        """The source that the others see; None where it goes no further."""
+
+
 class Network:
     """Hosts, the links between them and everything under way."""
 
@@ -70,7 +85,7 @@ class Network:
         self._links: dict[tuple[str, str], Link] = {}
         self._chance: dict[tuple[str, str], random.Random] = {}
         self._cut: set[frozenset[str]] = set()
-        self._by_address: dict[str, Host] = {}
+        self._by_address: dict[str, Receiver] = {}
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self._changed = trio.Event()
@@ -79,11 +94,20 @@ class Network:
         """Add a host. Without addresses it gets one of IPv4 and one of IPv6."""
         number = len({id(host) for host in self._by_address.values()}) + 1
         found = Host(self, name, addresses or (f"10.0.0.{number}", f"fd00::{number:x}"))
-        for address in found.addresses:
+        self.place(found, *found.addresses)
+        return found
+
+    def place(self, receiver: "Receiver", *addresses: str) -> None:
+        """Let what is sent to these addresses come there."""
+        for address in addresses:
             if address in self._by_address:
                 raise ValueError(f"{address} is taken")
-            self._by_address[address] = found
-        return found
+            self._by_address[address] = receiver
+
+    def displace(self, *addresses: str) -> None:
+        """Undo `place`."""
+        for address in addresses:
+            del self._by_address[address]
 
     def link(self, one: "Host", other: "Host", **changes: Any) -> None:
         """Give the pair of hosts a link of its own, both ways: the network's, with changes."""
@@ -114,7 +138,17 @@ class Network:
         if self.tap is not None:
             self.tap(data, source, target)
         receiver = sender if target[0] in ("127.0.0.1", "::1") else self._by_address.get(target[0])
-        if receiver is None:
+        if (
+            receiver is not sender
+            and sender.router is not None
+            and getattr(receiver, "router", None) is not sender.router
+        ):
+            passed = sender.router.outbound(source, target)
+            if passed is None:
+                self.lost += 1
+                return
+            source = passed
+        if receiver is None or getattr(receiver, "router", None) not in (None, sender.router):
             raise OSError(errno.EHOSTUNREACH, os.strerror(errno.EHOSTUNREACH))
         direction = (sender.name, receiver.name)
         link = Link(delay=0.0, mtu=65_536) if receiver is sender else self._links.get(direction, self._default)
@@ -153,6 +187,8 @@ class Host:
     """A machine with addresses. As a context manager: the code in the block runs on it."""
 
     def __init__(self, network: Network, name: str, addresses: tuple[str, ...]) -> None:
+        self.router: Router | None = None
+        """What stands between it and the others (tests/sim/nat.py)."""
         self.network, self.name, self.addresses = network, name, addresses
         self._ports: dict[int, list[SimulatedSocket]] = {}
         self._next_port = _FIRST_PORT
