@@ -2,6 +2,8 @@
 
 import enum
 import ipaddress
+import struct
+from collections.abc import Iterable
 from typing import Annotated, Final
 
 import attrs
@@ -30,6 +32,8 @@ TOPIC_SIZE: Final = 32
 
 NUMBER_LIMIT: Final = 1_000_000
 """Largest number of a code: ten times more windows than one server lets live, and still read aloud."""
+
+_PORT: Final = struct.Struct(">H")
 
 _HOST_LIMIT: Final = 45
 """Longest IP address as text: an IPv6 one that holds an IPv4 one."""
@@ -230,12 +234,8 @@ CANDIDATES_LIMIT: Final = 8
 """Addresses in a card."""
 
 
-@attrs.frozen
-class Place:
-    """One address of a member's."""
-
-    host: Host
-    port: Port
+_Packed = Annotated[bytes, Meta(min_length=6, max_length=18)]
+"""An address in network order, 4 or 16 bytes, and a port, 2 bytes."""
 
 
 @attrs.frozen
@@ -243,7 +243,23 @@ class CardBody:
     """What is inside a card."""
 
     nat: Nat
-    places: Annotated[list[Place], Meta(max_length=CANDIDATES_LIMIT)]
+    places: Annotated[list[_Packed], Meta(max_length=CANDIDATES_LIMIT)]
+
+    @classmethod
+    def of(cls, nat: Nat, addresses: Iterable[Address]) -> "CardBody":
+        """A card with the first CANDIDATES_LIMIT of these IP addresses, each once."""
+        packed = dict.fromkeys(ipaddress.ip_address(each.host).packed + _PORT.pack(each.port) for each in addresses)
+        return cls(nat, list(packed)[:CANDIDATES_LIMIT])
+
+    def addresses(self) -> list[Address]:
+        """Those that are addresses; what else a member may have written is left out."""
+        found = []
+        for each in self.places:
+            (port,) = _PORT.unpack(each[-_PORT.size :])
+            host = each[: -_PORT.size]
+            if len(host) in (4, 16) and port:
+                found.append(Address(str(ipaddress.ip_address(host)), port))
+        return found
 
 
 # Punches.

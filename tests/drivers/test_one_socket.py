@@ -1,4 +1,4 @@
-"""What one UDP socket carries besides the node's own protocol: other protocols that it dials, and datagrams that are no QUIC."""
+"""What one UDP socket carries besides the node's own protocol: protocols that it only dials, datagrams that are no QUIC."""
 
 import trio
 
