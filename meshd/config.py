@@ -18,6 +18,9 @@ ENV_QUIC_ENGINE: Final = "TETHER_QUIC_ENGINE"
 ENV_LAN_INTERFACES: Final = "TETHER_LAN_INTERFACES"
 """IPv4 addresses of this machine, separated by commas or spaces, that multicast DNS is limited to."""
 
+ENV_RENDEZVOUS: Final = "TETHER_RENDEZVOUS"
+"""Rendezvous servers, HOST:PORT each, separated by commas or spaces. None is built in."""
+
 EngineName = Literal["aioquic", "qh3"]
 
 ENGINES: Final[tuple[EngineName, ...]] = ("aioquic", "qh3")
@@ -39,6 +42,24 @@ def lan_interfaces(options: tuple[str, ...]) -> tuple[str, ...]:
     return options or tuple(os.environ.get(ENV_LAN_INTERFACES, "").replace(",", " ").split())
 
 
+def rendezvous(options: tuple[str, ...]) -> tuple[str, ...]:
+    """The servers that were asked for, unchecked: by option, else by the environment, else by the daemon's settings.
+
+    Raises UsageError when none is named, and for settings that cannot be read.
+    """
+    found = _names(options) or load_settings(settings_file()).settings.rendezvous
+    if not found:
+        raise UsageError(
+            "No rendezvous server is named, and none is built in.",
+            f"Give --rendezvous HOST:PORT, set {ENV_RENDEZVOUS}, or put rendezvous into the settings.",
+        )
+    return found
+
+
+def _names(texts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(" ".join(texts).replace(",", " ").split())
+
+
 # The daemon's settings
 
 ENV_STATE: Final = "TETHER_STATE"
@@ -46,6 +67,9 @@ ENV_STATE: Final = "TETHER_STATE"
 
 FILE_LIMIT: Final = 1 << 16
 """Most bytes of a settings file: more is another file put in its place by mistake."""
+
+SERVERS_LIMIT: Final = 32
+"""Most rendezvous servers of a list: two are asked at a time, and more than this many is another file's list."""
 
 KIB: Final = 1024
 UNITS: Final = {"": 1, "B": 1, "KiB": KIB, "MiB": KIB**2, "GiB": KIB**3, "TiB": KIB**4}
@@ -63,6 +87,7 @@ class Settings(NamedTuple):
     port: int | None = None
     lan: bool = True
     lan_interfaces: tuple[str, ...] = ()
+    rendezvous: tuple[str, ...] = ()
     quic_engine: EngineName | None = None
     blob_policy: BlobPolicy = "on-demand"
     blob_cap: int | None = None
@@ -119,6 +144,15 @@ def _interfaces(key: str, value: object) -> tuple[str, ...]:
     raise _wrong(key, value, "a list of IPv4 addresses of this machine")
 
 
+def _servers(key: str, value: object) -> tuple[str, ...]:
+    found = _names((value,)) if isinstance(value, str) else value
+    if isinstance(found, list | tuple) and len(found) <= SERVERS_LIMIT:
+        texts = tuple(each for each in found if isinstance(each, str) and each.isprintable() and len(each) <= 320)
+        if len(texts) == len(found):
+            return texts  # what each of them is, its user finds out: model/server.py
+    raise _wrong(key, value, f"a list of at most {SERVERS_LIMIT} servers, HOST:PORT each")
+
+
 def _choice(*choices: str) -> Callable[[str, object], str]:
     def read(key: str, value: object) -> str:
         if value not in choices:
@@ -162,6 +196,14 @@ RULES: Final = (
         False,
         "a list of IPv4 addresses",
         "Do that on the interfaces with these addresses only; empty: on all.",
+    ),
+    Rule(
+        "rendezvous",
+        ENV_RENDEZVOUS,
+        _servers,
+        False,
+        "a list of HOST:PORT, each perhaps with #FINGERPRINT",
+        "Servers by which members find each other across the internet, and which give numbers to `--wan`; empty: none.",
     ),
     Rule(
         "quic_engine",

@@ -22,6 +22,14 @@ class Waiting:
 
 
 @attrs.frozen
+class Numbered:
+    """A rendezvous server gave this number to the listener's window: the other side enters it. Another may follow."""
+
+    number: int
+    server: str
+
+
+@attrs.frozen
 class Warned:
     """Something that does not stop the run but that the person should know."""
 
@@ -118,6 +126,7 @@ class Joined:
 
 Event = (
     Waiting
+    | Numbered
     | Warned
     | LeftOut
     | Searching

@@ -17,6 +17,7 @@ from meshd.drivers.one_error import one_error
 from meshd.drivers.transfer import Outcome
 from meshd.errors import EXIT_CODES, EXIT_INTERRUPTED, EXIT_REFUSED, EXIT_USAGE, TetherError
 from meshd.model.address import DEFAULT_PORT
+from meshd.protocol.passphrase import NUMBER_LIMIT
 from tether_lite import display, jobs, joining, streams
 
 LISTEN_TIMEOUT: Final = 600.0
@@ -98,6 +99,18 @@ def common_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--verify", is_flag=True, help="Show four words to compare aloud, and wait for a yes."),
         click.option(
+            "--wan",
+            is_flag=True,
+            help="Go across the internet too: a rendezvous server swaps the two addresses, the payload goes directly.",
+        ),
+        click.option(
+            "--rendezvous",
+            "--relay-url",
+            metavar="HOST:PORT",
+            multiple=True,
+            help=f"A rendezvous server for --wan. Repeatable; none is built in. [env: {config.ENV_RENDEZVOUS}]",
+        ),
+        click.option(
             "--interface",
             metavar="ADDRESS",
             multiple=True,
@@ -152,9 +165,10 @@ def cli() -> None:
     type=click.IntRange(1, 65_535),
     help=f"Listen on this UDP port. [default: {DEFAULT_PORT}, or a free one]",
 )
+@click.option("--local-addr", metavar="HOST[:PORT]", help="The same as --host and --port.")
 @timeout_option(LISTEN_TIMEOUT)
 @common_options
-def listen(host: str | None, port: int | None, **options: Any) -> None:
+def listen(host: str | None, port: int | None, local_addr: str | None, **options: Any) -> None:
     """Wait for one peer and take what it sends, to stdout or with --into to a directory.
 
     Without a passphrase a code is made and shown. After three wrong tries, or one peer, it is over.
@@ -165,8 +179,10 @@ def listen(host: str | None, port: int | None, **options: Any) -> None:
       python -m tether_lite listen --into ~/Downloads
       python -m tether_lite listen --send report.pdf
       python -m tether_lite listen --join
+      python -m tether_lite listen --wan --rendezvous meet.example.org
     """
-    run(partial((joining if options["join"] else jobs).listen, host=host, port=port), options)
+    build = (joining if options["join"] else jobs).listen
+    run(partial(build, host=host, port=port, local_addr=local_addr), options)
 
 
 @cli.command(cls=PathsCommand, epilog=EXIT_CODES_HELP)
@@ -174,9 +190,24 @@ def listen(host: str | None, port: int | None, **options: Any) -> None:
 @click.option("--peer", metavar="HOST:PORT", help="Where the listener is, when multicast does not reach it.")
 @click.option("--host", metavar="HOST", help="The same as --peer, with --port.")
 @click.option("--port", metavar="PORT", type=click.IntRange(1, 65_535), help=f"With --host. [default: {DEFAULT_PORT}]")
+@click.option(
+    "--token",
+    metavar="NUMBER",
+    type=click.IntRange(1, NUMBER_LIMIT),
+    help="With --wan and a passphrase of your choice: the number that the listener shows.",
+)
+@click.option("--local-addr", metavar="HOST[:PORT]", help="Send from this address of this machine.")
 @timeout_option(CONNECT_TIMEOUT)
 @common_options
-def connect(code: tuple[str, ...], peer: str | None, host: str | None, port: int | None, **options: Any) -> None:
+def connect(
+    code: tuple[str, ...],
+    peer: str | None,
+    host: str | None,
+    port: int | None,
+    token: int | None,
+    local_addr: str | None,
+    **options: Any,
+) -> None:
     """Find the listener that showed CODE, or that has the same passphrase, and send it stdin or --send PATHs.
 
     The listener may be started later, within the time-out. Without CODE or passphrase you are asked for it.
@@ -187,9 +218,11 @@ def connect(code: tuple[str, ...], peer: str | None, host: str | None, port: int
       python -m tether_lite connect 7-crystal-clock-tower --send project notes.txt
       python -m tether_lite connect --passphrase "shared secret" --into .
       python -m tether_lite connect --join 7-crystal-clock-tower
+      python -m tether_lite connect --wan --rendezvous meet.example.org 7-crystal-clock-tower
     """
     build = (joining if options["join"] else jobs).connect
-    run(partial(build, code=" ".join(code) or None, peer=peer, host=host, port=port), options)
+    where = {"peer": peer, "host": host, "port": port, "token": token, "local_addr": local_addr}
+    run(partial(build, code=" ".join(code) or None, **where), options)
 
 
 def run(build: Callable[[jobs.Options, display.Display], jobs.Job], fields: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from meshd.model.text import harmless
 
 PROGRAM: Final = "python -m tether_lite"
 CONNECT: Final = f"{PROGRAM} connect"
+CONNECT_WAN: Final = f"{CONNECT} --wan"
 UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 VERBS: Final = {"send": "Sent", "receive": "Received"}
 
@@ -52,6 +53,7 @@ class Display(Protocol):
 
     def event(self, event: status.Event) -> None: ...
     def code(self, code: str, command: str = CONNECT) -> None: ...
+    def token(self, number: int) -> None: ...
     def words(self, words: tuple[str, ...]) -> None: ...
     def error(self, what: str, advice: str, exit_code: int) -> None: ...
     def close(self) -> None: ...
@@ -68,6 +70,9 @@ class JsonDisplay:
     def code(self, code: str, command: str = CONNECT) -> None:
         """The one place where the words are printed: whoever runs the listener has to pass them on."""
         self._print({"event": "code", "code": code})
+
+    def token(self, number: int) -> None:
+        """The event `numbered` has said it."""
 
     def words(self, words: tuple[str, ...]) -> None:
         """The transcript words to compare."""
@@ -110,6 +115,8 @@ class PlainDisplay:
             case status.Waiting(port, number, seconds):
                 way = "the passphrase" if number is None else f"code number {number}"
                 self.line(f"Waiting {seconds:g} s for somebody with {way}, on UDP port {port}.")
+            case status.Numbered(_, server):
+                self.line(f"The number is from the rendezvous server {server}.")
             case status.Searching(number, seconds):
                 whom = "a listener with this passphrase" if number is None else f"listener number {number}"
                 self.line(f"Looking for {whom}, for up to {seconds:g} s.")
@@ -129,6 +136,12 @@ class PlainDisplay:
         self.line(f"Code: {code}")
         if not self._quiet:
             self.line(f"On the other machine: {command} {code}")
+
+    def token(self, number: int) -> None:
+        """The number of a window with a chosen passphrase. Shown even when quiet."""
+        self.line(f"Number: {number}")
+        if not self._quiet:
+            self.line(f"On the other machine, with the passphrase: {CONNECT_WAN} --token {number}")
 
     def words(self, words: tuple[str, ...]) -> None:
         """Shown even when quiet: they were asked for."""

@@ -5,7 +5,7 @@ import platform
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
@@ -21,10 +21,14 @@ from meshd.drivers.tree_source import TreeSource
 from meshd.errors import UsageError
 from meshd.model.address import DEFAULT_PORT, Address
 from meshd.model.entry import check_admitted
+from meshd.model.server import ServerName, parse_servers
 from meshd.model.text import LABEL_LIMIT, is_label
 from meshd.protocol.passphrase import Secret
 from tether_lite import streams, words
-from tether_lite.display import Display
+from tether_lite.display import CONNECT, CONNECT_WAN, Display
+
+NO_PORT: Final = 0
+"""Any free one."""
 
 Job = Callable[[], Awaitable[list[Outcome]]]
 
@@ -43,6 +47,8 @@ class Options:
     verify: bool
     join: bool
     timeout: float
+    wan: bool
+    rendezvous: tuple[str, ...]
     interface: tuple[str, ...]
     quic_engine: str | None
     quiet: bool
@@ -54,31 +60,50 @@ class Options:
         return words.Given(self.passphrase, self.passphrase_file, self.prompt)
 
 
-def listen(options: Options, shown: Display, host: str | None, port: int | None) -> Job:
+def listen(options: Options, shown: Display, host: str | None, port: int | None, local_addr: str | None) -> Job:
     """The listener's handoff. Raises UsageError."""
-    if host == "":
-        raise UsageError("--host was given without an address.", "Was a variable empty?")
+    host, port = local_address(host, port, local_addr)
     secret, made_here = words.for_listener(options.given, warner(shown))
     # A side that only sends has nothing to receive; a listener that says nothing receives to stdout.
     into = "-" if options.into is None and not options.send else options.into
-    settings = _settings(shown, options, secret, host=host, port=port)
+    settings = _settings(shown, options, secret, host=host, port=port, takes_number=made_here)
 
     def observer(event: status.Event) -> None:
-        # Not before the port is open: a code that nobody can use yet would be read out too early.
-        if made_here and isinstance(event, status.Waiting):
-            shown.code(str(secret.code))
+        # Not before the port is open, and a server has given its number: a code that nobody can use yet would be read out
+        # too early.
+        if made_here and isinstance(event, status.Numbered if settings.is_far else status.Waiting):
+            assert secret.code is not None and event.number is not None
+            shown.code(str(attrs.evolve(secret.code, number=event.number)), CONNECT_WAN if settings.is_far else CONNECT)
+        elif isinstance(event, status.Numbered):
+            shown.token(event.number)
         shown.event(event)
 
     return partial(handoff.listen, attrs.evolve(settings, observer=observer), _cargo(options, _files(options), into))
 
 
 def connect(
-    options: Options, shown: Display, code: str | None, peer: str | None, host: str | None, port: int | None
+    options: Options,
+    shown: Display,
+    code: str | None,
+    peer: str | None,
+    host: str | None,
+    port: int | None,
+    token: int | None,
+    local_addr: str | None,
 ) -> Job:
     """The connector's handoff. Raises UsageError."""
     address = peer_address(peer, host, port)
+    if address is not None and options.wan:
+        raise UsageError("--peer says where the listener is, and --wan asks a server.", "Give one of them.")
+    if token is not None and not options.wan:
+        raise UsageError("--token is the number that a rendezvous server gave.", "Give --wan with it.")
     secret = words.for_connector(code, options.given, warner(shown))
-    settings = _settings(shown, options, secret, peer=address)
+    if options.wan and token is None and secret.code is None:
+        raise UsageError(
+            "With a chosen passphrase the number is told apart.", "Give --token NUMBER, as the listener shows it."
+        )
+    bind, bind_port = local_address(None, None, local_addr)
+    settings = _settings(shown, options, secret, peer=address, token=token, host=bind, port=bind_port)
     source = _files(options)
     if source is None and options.into is None:
         source = StreamSource(streams.payload_in())
@@ -98,6 +123,27 @@ def peer_address(peer: str | None, host: str | None, port: int | None) -> Addres
     return None if host is None else Address.parse(host, port or DEFAULT_PORT)
 
 
+def local_address(host: str | None, port: int | None, local_addr: str | None) -> tuple[str | None, int | None]:
+    """Where this side's socket is to be, if that was said: host and port. Raises UsageError."""
+    if host == "":
+        raise UsageError("--host was given without an address.", "Was a variable empty?")
+    if local_addr is None:
+        return host, port
+    if host is not None or port is not None:
+        raise UsageError("--local-addr says what --host and --port say.", "Give one of them.")
+    found = Address.parse(local_addr, NO_PORT)
+    return found.host, found.port or None
+
+
+def servers(options: Options) -> tuple[ServerName, ...]:
+    """The rendezvous servers, where it is to go across the internet. Raises UsageError."""
+    if not options.wan:
+        if options.rendezvous:
+            raise UsageError("--rendezvous is for going across the internet.", "Give --wan with it.")
+        return ()
+    return parse_servers(config.rendezvous(options.rendezvous))
+
+
 def _settings(shown: Display, options: Options, secret: Secret, **more: Any) -> Settings:
     if options.verify:
         words.check_terminal()
@@ -114,6 +160,7 @@ def _settings(shown: Display, options: Options, secret: Secret, **more: Any) -> 
         timeout=options.timeout,
         observer=shown.event,
         interfaces=interfaces,
+        servers=servers(options),
         confirm_words=partial(words.confirm, shown.words) if options.verify else None,
         **more,
     )

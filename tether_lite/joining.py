@@ -15,22 +15,29 @@ from tether_lite.jobs import Job, Options, peer_address, warner
 LATEST: Final = 120.0
 """Seconds beyond the time-out for the daemon's answer: pairing and joining have deadlines of their own below that."""
 
-_PAYLOAD: Final = ("send", "into", "overwrite", "accept", "verify", "interface", "quic_engine")
+_PAYLOAD: Final = ("send", "into", "overwrite", "accept", "verify", "interface", "quic_engine", "rendezvous")
 _WORDS: Final = ("passphrase", "passphrase_file", "prompt")
 
 
-def listen(options: Options, shown: Display, host: str | None, port: int | None) -> Job:
+def listen(options: Options, shown: Display, host: str | None, port: int | None, local_addr: str | None) -> Job:
     """Invite a machine into this one's mesh. Raises UsageError."""
     # A chosen passphrase is good for one meeting; what lets a machine into a mesh is never chosen.
-    _refuse(options, (*_PAYLOAD, *_WORDS), host=host, port=port)
+    _refuse(options, (*_PAYLOAD, *_WORDS), host=host, port=port, local_addr=local_addr)
     return partial(_invite, options, shown)
 
 
 def connect(
-    options: Options, shown: Display, code: str | None, peer: str | None, host: str | None, port: int | None
+    options: Options,
+    shown: Display,
+    code: str | None,
+    peer: str | None,
+    host: str | None,
+    port: int | None,
+    token: int | None,
+    local_addr: str | None,
 ) -> Job:
     """Let the machine that showed the code take this one into its mesh. Raises UsageError."""
-    _refuse(options, _PAYLOAD)
+    _refuse(options, _PAYLOAD, token=token, local_addr=local_addr)
     address = peer_address(peer, host, port)
     secret = words.for_connector(code, options.given, warner(shown))
     if secret.code is None:
@@ -54,14 +61,16 @@ async def _invite(options: Options, shown: Display) -> list[Outcome]:
     def tell(told: Told) -> None:
         _show(shown, told)
 
-    invited = await AsyncClient().call("invite", tell=tell, within=options.timeout + LATEST, seconds=options.timeout)
+    invited = await AsyncClient().call(
+        "invite", tell=tell, within=options.timeout + LATEST, seconds=options.timeout, wan=options.wan
+    )
     _say_joined(shown, invited, invited["machine"]["name"], "this machine")
     return []
 
 
 async def _join(options: Options, shown: Display, code: str, peer: str | None) -> list[Outcome]:
     joined = await AsyncClient().call(
-        "join", within=options.timeout + LATEST, code=code, peer=peer, seconds=options.timeout
+        "join", within=options.timeout + LATEST, code=code, peer=peer, seconds=options.timeout, wan=options.wan
     )
     _say_joined(shown, joined, joined["machine"]["name"], joined["by"]["name"])
     return []

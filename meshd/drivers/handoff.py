@@ -21,6 +21,7 @@ from meshd.drivers.quic import Closed, Connection, ConnectionClosedError, Endpoi
 from meshd.drivers.threads import Offload
 from meshd.drivers.tls_identity import TlsIdentity
 from meshd.drivers.transfer import Outcome, receive_payload, send_payload
+from meshd.drivers.wan import Allocation, allocated
 from meshd.errors import (
     ConnectionLostError,
     RefusedError,
@@ -55,10 +56,18 @@ async def listen(settings: Settings, cargo: Cargo) -> list[Outcome]:
     Raises NobodyFoundError when nobody came in time, WrongPassphraseError when three tries failed, and what a transfer
     raises.
     """
+    with one_error():
+        return await _listen(settings, cargo)
+
+
+async def _listen(settings: Settings, cargo: Cargo) -> list[Outcome]:
     async with _in_hand(cargo, settings.offload), _listening(settings) as endpoint:
         survey = await _survey(settings, cargo)
-        settings.observer(status.Waiting(endpoint.port, settings.number, settings.timeout))
-        met = await admit_one(settings, endpoint, _profile(settings, cargo))
+        async with _number(settings, endpoint) as allocation:
+            if allocation is not None and settings.takes_number:
+                settings = attrs.evolve(settings, number=allocation.number)
+            settings.observer(status.Waiting(endpoint.port, settings.number, settings.timeout))
+            met = await admit_one(settings, endpoint, _profile(settings, cargo), allocation)
         return await _hand_over(settings, cargo, survey, met)
 
 
@@ -67,12 +76,21 @@ async def connect(settings: Settings, cargo: Cargo) -> list[Outcome]:
 
     Raises NobodyFoundError, WrongPassphraseError, and what a transfer raises.
     """
-    opened = open_endpoint(engine=settings.engine, identity=TlsIdentity.generate(), host=settings.host)
-    async with _in_hand(cargo, settings.offload), opened as endpoint:
+    async with _in_hand(cargo, settings.offload), _dialling(settings) as endpoint:
         survey = await _survey(settings, cargo)
         settings.observer(status.Searching(settings.number, settings.timeout))
         met = await Seeker(settings, endpoint, settings.pairings(_profile(settings, cargo))).find()
         return await _hand_over(settings, cargo, survey, met)
+
+
+@contextlib.asynccontextmanager
+async def _number(settings: Settings, endpoint: Endpoint) -> AsyncIterator[Allocation | None]:
+    """A number of a rendezvous server's for this window, where it is to go across the internet."""
+    if not settings.is_far:
+        yield None
+        return
+    async with settings.far(endpoint) as wan, allocated(wan) as allocation:
+        yield allocation
 
 
 @contextlib.asynccontextmanager
@@ -106,6 +124,24 @@ def _profile(settings: Settings, cargo: Cargo) -> Profile:
         receives=cargo.sink is not None,
         verify=settings.confirm_words is not None,
     )
+
+
+@contextlib.asynccontextmanager
+async def _dialling(settings: Settings) -> AsyncIterator[Endpoint]:
+    """An endpoint that dials, on any port unless one was asked for."""
+    opened = open_endpoint(
+        engine=settings.engine, identity=TlsIdentity.generate(), host=settings.host, port=settings.port or 0
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            endpoint = await stack.enter_async_context(opened)
+        except (OSError, UnicodeError) as error:
+            why = getattr(error, "strerror", None) or "it is no host"
+            raise UsageError(
+                f"Cannot send from {settings.host or 'any address'}, UDP port {settings.port or 'any'}: {why}.",
+                "Choose another --local-addr.",
+            ) from error
+        yield endpoint
 
 
 @contextlib.asynccontextmanager

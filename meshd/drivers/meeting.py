@@ -3,6 +3,7 @@
 What to try and when to stop is decided in protocol/search.py and protocol/admission.py; this acts on it.
 """
 
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Final
@@ -25,8 +26,10 @@ from meshd.drivers.quic import (
 from meshd.drivers.quic_engine import Engine
 from meshd.drivers.reception import Reception
 from meshd.drivers.threads import Offload, in_thread
+from meshd.drivers.wan import Allocation, Wan, WanSearch, open_wan
 from meshd.model.address import Address
 from meshd.model.candidate import Candidate
+from meshd.model.server import ServerName
 from meshd.protocol.handshake import KEY_SIZE
 from meshd.protocol.pairing import Failed, Paired
 from meshd.protocol.search import Attempt, GiveUp, Miss, Search, Wait
@@ -68,6 +71,26 @@ class Settings:
     confirm_words: ConfirmWords | None = None
     announce: Announce = lan.announce
     offload: Offload = in_thread
+    servers: tuple[ServerName, ...] = ()
+    """Rendezvous servers, where this is to go across the internet too."""
+
+    wan: Wan | None = None
+    """What keeps in touch with them, where that is there already."""
+
+    token: int | None = None
+    """The number that a server gave the listener; None for that of the code."""
+
+    takes_number: bool = False
+    """The listener's code is made here, and gets the number that a server gives."""
+
+    def far(self, endpoint: Endpoint) -> AbstractAsyncContextManager[Wan]:
+        """The servers, for as long as two look for each other."""
+        return contextlib.nullcontext(self.wan) if self.wan is not None else open_wan(endpoint, self.servers)
+
+    @property
+    def is_far(self) -> bool:
+        """Whether servers are asked."""
+        return bool(self.servers) or self.wan is not None
 
     def pairings(self, profile: Profile, static_private: bytes | None = None) -> Pairings:
         """The pairings of one run with these words; without a static key (32 bytes) of its own, one is made for it."""
@@ -80,8 +103,10 @@ class Settings:
         )
 
 
-async def admit_one(settings: Settings, endpoint: Endpoint, profile: Profile) -> Met:
-    """The listener's side: open a window, announce it, and wait for one peer that pairs.
+async def admit_one(
+    settings: Settings, endpoint: Endpoint, profile: Profile, allocation: Allocation | None = None
+) -> Met:
+    """The listener's side: open a window, announce it here and under an allocated number, and wait for one peer that pairs.
 
     Raises NobodyFoundError at the time-out, WrongPassphraseError when the window's tries are spent.
     """
@@ -100,11 +125,23 @@ async def admit_one(settings: Settings, endpoint: Endpoint, profile: Profile) ->
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_announce, settings, endpoint.port)
             nursery.start_soon(reception.run)
+            if allocation is not None:
+                nursery.start_soon(receive_entrants, settings, allocation)
             try:
                 return await door.admit_one()
             finally:
                 endpoint.stop_accepting(door.ending())
                 nursery.cancel_scope.cancel()
+
+
+async def receive_entrants(settings: Settings, allocation: Allocation) -> None:
+    """Punch for whoever enters the number that a server gave, and tell the person of it, for ever."""
+
+    def numbered(number: int) -> None:
+        settings.observer(status.Numbered(number, str(allocation.server.name)))
+
+    numbered(allocation.number)
+    await allocation.receive(lambda text: settings.observer(status.Warned(text)), numbered)
 
 
 async def _announce(settings: Settings, port: int) -> None:
@@ -146,6 +183,8 @@ class Seeker:
             async with trio.open_nursery() as nursery:
                 if settings.peer is None:
                     nursery.start_soon(self._watch_lan, search)
+                    if settings.is_far:
+                        nursery.start_soon(self._watch_wan, search)
                 while met is None:
                     self.news = trio.Event()
                     match search.next_step(trio.current_time()):
@@ -164,6 +203,23 @@ class Seeker:
             async for sighting in sightings:
                 search.seen(sighting)
                 self.news.set()
+
+    async def _watch_wan(self, search: Search) -> None:
+        settings = self.settings
+        number = settings.number if settings.token is None else settings.token
+        assert number is not None  # whoever made these settings has asked for it
+
+        def found(candidate: Candidate) -> None:
+            search.seen(candidate)
+            self.news.set()
+
+        def ended(why: str) -> None:
+            search.wan_ended(why)
+            self.news.set()
+
+        async with settings.far(self.endpoint) as wan:
+            await WanSearch(wan, number, settings.number, found, ended).run()
+            await trio.sleep_forever()  # what was found is still being dialled: keep the mapping
 
     async def _attempt(self, search: Search, candidate: Candidate) -> Met | None:
         dialled = _Dialled(Miss.UNREACHABLE)

@@ -166,6 +166,10 @@ class Endpoint:
             if found.closed is None:
                 return found
 
+    def can_reach(self, host: str) -> bool:
+        """Whether this socket speaks the IP version of a numeric host."""
+        return self._udp.can_reach(host)
+
     def send_datagram(self, data: bytes, address: SocketAddress) -> None:
         """Send a datagram that is not QUIC from this port; dropped when too many wait already."""
         self._reply((data, address))

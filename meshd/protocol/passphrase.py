@@ -13,8 +13,11 @@ import attrs
 from meshd.errors import UsageError
 from meshd.wire.constants import PASSPHRASE_LIMIT
 
-NUMBER_LIMIT: Final = 999
-"""Highest number of a code; the lowest is 1."""
+NUMBER_LIMIT: Final = 999_999
+"""Highest number of a code; the lowest is 1. A rendezvous server gives higher ones the more windows are open."""
+
+DRAWN_LIMIT: Final = 999
+"""Highest number that is drawn here, for a LAN."""
 
 CODE_WORDS: Final = 3
 """Words of a generated code, and fewest of a typed one: 33 bits, and a window allows three guesses."""
@@ -22,7 +25,7 @@ CODE_WORDS: Final = 3
 _WORD_BITS: Final = 11  # 2,048 words
 _NUMBER_BITS: Final = 10  # the least that can hold 999
 _SEPARATORS: Final = re.compile(r"[\s\-\u2010-\u2015]+")  # chat programs turn hyphens into dashes
-_NUMBER: Final = re.compile(r"[1-9][0-9]{0,2}")  # not \d and int(): other scripts' digits, and no limit of length
+_NUMBER: Final = re.compile(r"[1-9][0-9]{0,5}")  # not \d and int(): other scripts' digits, and no limit of length
 
 _TRANSCRIPT_SALT: Final = b"tether transcript words"
 _SCRYPT_N: Final = 1 << 15
@@ -33,7 +36,7 @@ _SCRYPT_MEMORY: Final = 128 * _SCRYPT_N * _SCRYPT_R + (1 << 20)
 
 @attrs.frozen
 class Code:
-    """A public number, 1 to 999, that finds the listener, and the secret words, each from BIP 39's English list.
+    """A public number, 1 to NUMBER_LIMIT, that finds the listener, and the secret words, each from BIP 39's English list.
 
     `str()` gives what people read to each other; `repr()` hides the words, because it ends in logs.
     """
@@ -102,7 +105,7 @@ def parse_code(text: str) -> Code:
 
 
 def looks_like_code(text: str) -> bool:
-    """Whether `text` has exactly the form of a code: a number from 1 to 999 and at least three words, all listed."""
+    """Whether `text` has exactly the form of a code: a number from 1 to NUMBER_LIMIT and at least three words, all listed."""
     try:
         parse_code(text)
     except UsageError:
@@ -123,7 +126,7 @@ def generate_code(entropy: Callable[[int], bytes]) -> Code:
     """A new code of three words and a number, each as likely as any other. `entropy` gives that many random bytes."""
     number = 0
     # Drawn again until it fits, never reduced: a remainder would favour the low numbers.
-    while not 1 <= number <= NUMBER_LIMIT:
+    while not 1 <= number <= DRAWN_LIMIT:
         number = int.from_bytes(entropy(2)) >> (16 - _NUMBER_BITS)
     return Code(number, _words(entropy(5), CODE_WORDS))
 

@@ -26,6 +26,13 @@ CANDIDATES_LIMIT: Final = 64
 hand is the way. Counted apart, so that announcements of other numbers cannot crowd out the right one."""
 
 
+WAYS_LEFT: Final = (
+    "What is left: a UDP port opened by hand or by the router on one side, and --peer HOST:PORT on the other; or another "
+    "network for one of the two."
+)
+"""For who cannot be joined by punching."""
+
+
 class Miss(enum.Enum):
     """How an attempt at a candidate ended without a pairing."""
 
@@ -82,6 +89,7 @@ class Search:
         self._ended: dict[str, Miss] = {}
         self._last_end = now
         self._why: dict[str, str] = {}
+        self._wan_why: str | None = None
         if fixed is not None:
             self._candidates[""] = Candidate("", number, (fixed,))
 
@@ -96,6 +104,10 @@ class Search:
             alike = [each for each in self._candidates.values() if self._is_meant(each) == self._is_meant(sighting)]
             if sighting.instance in self._candidates or len(alike) < CANDIDATES_LIMIT:
                 self._candidates[sighting.instance] = sighting
+
+    def wan_ended(self, why: str) -> None:
+        """Nobody will be found by rendezvous any more, for this reason. What a LAN shows is not waited for any longer."""
+        self._wan_why = why
 
     def missed(self, candidate: Candidate, miss: Miss, now: float, why: str = "") -> None:
         """Report an attempt that failed, and why."""
@@ -120,7 +132,7 @@ class Search:
         if spent >= TRIES or (spent and not untried) or (self._fixed and not untried):
             settled = self._last_end + (0 if self._fixed else GRACE)
             return GiveUp(self._failure(untried)) if now >= settled else Wait(settled)
-        if now >= self.deadline:
+        if now >= self.deadline or (self._wan_why is not None and not untried):
             return GiveUp(self._nobody())
         if not untried:
             return Wait(self.deadline)
@@ -158,6 +170,10 @@ class Search:
             return NobodyFoundError(
                 f"A listener is announced, but it could not be met ({said}).",
                 "If it is not busy, a firewall may drop UDP on its port; or name its address with --peer HOST:PORT.",
+            )
+        if self._wan_why is not None:
+            return NobodyFoundError(
+                f"The listener was met neither on this network nor by rendezvous. {self._wan_why}", WAYS_LEFT
             )
         wanted = "with a chosen passphrase" if self._number is None else f"with number {self._number}"
         others = [each for each in self._candidates.values() if each not in self._meant]

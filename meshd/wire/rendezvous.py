@@ -15,9 +15,6 @@ from meshd.wire.codec import decode_body, encode_body
 from meshd.wire.constants import Frame
 from meshd.wire.framing import encode_frame
 
-DEFAULT_RENDEZVOUS_PORT: Final = 4440
-"""UDP port of a rendezvous server whose setting names none."""
-
 FRAME_LIMIT: Final = 1024
 """Most bytes of any frame's body: a card of CARD_LIMIT and the rest of WAIT or MATCH."""
 
@@ -30,7 +27,7 @@ NONCE_SIZE: Final = 16
 TOPIC_SIZE: Final = 32
 """Bytes of a topic."""
 
-NUMBER_LIMIT: Final = 1_000_000
+NUMBER_LIMIT: Final = 999_999
 """Largest number of a code: ten times more windows than one server lets live, and still read aloud."""
 
 _PORT: Final = struct.Struct(">H")
