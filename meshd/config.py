@@ -144,12 +144,15 @@ def _interfaces(key: str, value: object) -> tuple[str, ...]:
     raise _wrong(key, value, "a list of IPv4 addresses of this machine")
 
 
+_SERVER: Final = re.compile(r"[A-Za-z0-9_.:\[\]-]{1,262}(#[A-Za-z2-7]{52})?")
+
+
 def _servers(key: str, value: object) -> tuple[str, ...]:
     found = _names((value,)) if isinstance(value, str) else value
     if isinstance(found, list | tuple) and len(found) <= SERVERS_LIMIT:
-        texts = tuple(each for each in found if isinstance(each, str) and each.isprintable() and len(each) <= 320)
+        texts = tuple(each for each in found if isinstance(each, str) and _SERVER.fullmatch(each))
         if len(texts) == len(found):
-            return texts  # what each of them is, its user finds out: model/server.py
+            return texts  # and model/server.py reads each
     raise _wrong(key, value, f"a list of at most {SERVERS_LIMIT} servers, HOST:PORT each")
 
 

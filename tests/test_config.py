@@ -59,6 +59,7 @@ def test_file_and_environment(tmp_path: Path) -> None:
         ("host", ("1", '"a\\nb"', f'"{"a" * 256}"')),
         ("lan", ("1", '"maybe"', "[]")),
         ("lan_interfaces", ('["a"]', "[1]", '["::1"]', "7", '["127.0.0.1/8"]')),
+        ("rendezvous", ("1", '"a b c/d"', '["a", 1]', '["a#short"]', '["user@host"]', str(["a"] * 33))),
         ("quic_engine", ('"quiche"', "1")),
         ("blob_policy", ('"some"',)),
         ("blob_cap", ("-1", "1.5", '"1 GB"', '"x"', "true", '"99999999999999999999"')),

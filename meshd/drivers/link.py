@@ -13,6 +13,7 @@ class PathKind(enum.Enum):
     """How the address of a link was come by."""
 
     LAN = "lan"
+    WAN = "wan"
     BY_HAND = "by hand"
     REMEMBERED = "remembered"
     LEARNT = "learnt"

@@ -4,6 +4,7 @@ What to dial is decided in protocol/peerbook.py and protocol/dialer.py, which of
 this acts on it. docs/protocol/finding.md.
 """
 
+import ipaddress
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import MappingProxyType
@@ -14,8 +15,9 @@ import trio
 
 from meshd.drivers.addresses import AddressStore
 from meshd.drivers.attempt import Attempt, Met, Missed, Ourselves, Outcome, Reached
-from meshd.drivers.link import Link
+from meshd.drivers.link import Link, PathKind
 from meshd.drivers.quic import Endpoint
+from meshd.drivers.quic_engine import IDLE_TIMEOUT
 from meshd.drivers.session import Membership
 from meshd.errors import TetherError
 from meshd.model.address import Address
@@ -24,7 +26,7 @@ from meshd.model.identity import Keys, NodeId, node_text
 from meshd.notices import LinkDown, LinkUp, Notify, Trouble
 from meshd.protocol.dialer import Dialer
 from meshd.protocol.linking import Chosen, LetGo, Linking, Session, TwoHolders
-from meshd.protocol.peerbook import Entry, Kind, PeerBook, Target
+from meshd.protocol.peerbook import Entry, Hint, Kind, PeerBook, Target
 from meshd.wire.constants import CloseCode
 
 PROBE_TIMEOUT: Final = 1.0
@@ -39,6 +41,13 @@ DRAIN: Final = 0.5
 
 PATIENCE: Final = 5.0
 """Seconds that the other end, where that is for it to do, has to close a session which lost."""
+
+NEARER: Final = frozenset({Kind.LAN, Kind.BY_HAND})
+"""Ways for which a link across the internet is given up."""
+
+WAN_PING: Final = 8.0
+"""Quiet seconds before a ping on a link across the internet: a router that got another address is noticed in 18 s, and its
+mapping, which may be forgotten after 30, is kept."""
 
 FAREWELL: Final = 3.0
 """Seconds that the machine of replication has to tell a peer why it is out: it gives itself less."""
@@ -80,6 +89,9 @@ class Links:
     """Links that have not answered since a wake or a change of network."""
 
     _attempts: dict[Target, Attempt] = attrs.field(factory=dict, init=False)
+    on_change: list[Callable[[], None]] = attrs.field(factory=list, init=False)
+    """Called when somebody is linked, or is no more."""
+
     _news: trio.Event = attrs.field(factory=trio.Event, init=False)
     _nursery: trio.Nursery | None = attrs.field(default=None, init=False)
 
@@ -150,6 +162,15 @@ class Links:
         self._dialer.news(trio.current_time(), node)
         self._news.set()
 
+    def punched(self, node: NodeId, address: Address) -> None:
+        """A path to this member has been opened: dial it at once, whatever is being tried."""
+        self._book.punched(node, address)
+        attempt = self._attempts.get(node)
+        if attempt is not None and not attempt.called:
+            attempt.give_up()
+        self._dialer.news(trio.current_time(), node)
+        self._news.set()
+
     def woke(self) -> None:
         """Time was lost: ask every link for a sign of life, and dial at once who is missing."""
         for link in self._links.values():
@@ -190,7 +211,15 @@ class Links:
         return self._book.targets(members, self._linked())
 
     def _linked(self) -> set[NodeId]:
-        return {node for node, link in self._links.items() if link not in self._doubted}
+        return {
+            node
+            for node, link in self._links.items()
+            if link not in self._doubted and not (link.path is PathKind.WAN and self._nearer(node))
+        }
+
+    def _nearer(self, node: NodeId) -> list[Hint]:
+        """Better ways to a member than across the internet, of which none has failed again and again."""
+        return [each for each in self._book.hints(node) if each.kind in NEARER and not self._book.is_bad(each.address)]
 
     def _dial_due(self, nursery: trio.Nursery) -> None:
         now, targets = trio.current_time(), self._targets()
@@ -212,7 +241,10 @@ class Links:
         )
         self._attempts[target] = attempt
         try:
-            await attempt.run(self._book.hints(target, self._linked()))
+            hints = self._book.hints(target, self._linked())
+            if isinstance(target, bytes) and target in self._links and self._links[target] not in self._doubted:
+                hints = self._nearer(target)  # beside a link across the internet
+            await attempt.run(hints)
         finally:
             del self._attempts[target]
             self._dialer.ended(target, trio.current_time())
@@ -310,6 +342,7 @@ class Links:
         if self._links.get(link.node) is link:
             del self._links[link.node]
             self._dialer.unlinked(link.node, trio.current_time() - link.since)
+            self._tell_change()
             self.notify(LinkDown(self._mesh, node_text(link.node), self.name_of(link.node), why))
 
     def _carry_out(self) -> None:
@@ -329,10 +362,17 @@ class Links:
         if link not in self._served:
             self._served.add(link)
             self._start(self._serve, link)
+        if not ipaddress.ip_address(link.connection.peer.host).is_private:
+            link.connection.watch(ping=WAN_PING, silence=IDLE_TIMEOUT)
         if is_news:
+            self._tell_change()
             self.notify(
                 LinkUp(self._mesh, node_text(node), self.name_of(node), str(link.connection.peer), link.path.value)
             )
+
+    def _tell_change(self) -> None:
+        for callback in self.on_change:
+            callback()
 
     async def _serve(self, link: Link) -> None:
         try:

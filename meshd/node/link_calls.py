@@ -39,8 +39,9 @@ EVENTS_QUEUED: Final = 1024
 """Events that wait for one who follows; of more the oldest go."""
 
 
-_KINDS: Final[dict[Kind, Literal["by hand", "remembered", "learnt", "LAN"]]] = {
+_KINDS: Final[dict[Kind, Literal["by hand", "remembered", "learnt", "LAN", "WAN"]]] = {
     Kind.LAN: "LAN",
+    Kind.WAN: "WAN",
     Kind.BY_HAND: "by hand",
     Kind.REMEMBERED: "remembered",
     Kind.LEARNT: "learnt",

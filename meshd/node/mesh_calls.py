@@ -5,11 +5,17 @@ import socket
 from collections.abc import Sequence
 from typing import Final
 
+import attrs
+import trio
+
 from meshd import status
+from meshd.config import ENV_RENDEZVOUS
 from meshd.drivers import joining
 from meshd.drivers.joining import Given, Host
 from meshd.drivers.journal import found_mesh
 from meshd.drivers.meeting import Settings as Meeting
+from meshd.drivers.one_error import one_error
+from meshd.drivers.wan import Allocation, allocated
 from meshd.errors import NobodyFoundError, RefusedError, TimedOutError, UsageError
 from meshd.model.address import Address
 from meshd.model.facts import MEMBERS_LIMIT, Admit, Cut, Distrust, Found, Rename, Revoke
@@ -21,9 +27,11 @@ from meshd.node import secrets
 from meshd.node.calls import Calls
 from meshd.node.founding import Entrance
 from meshd.node.mesh import Mesh
-from meshd.notices import TrySpent
-from meshd.protocol.passphrase import generate_code, parse_code
+from meshd.node.wan import Seeking
+from meshd.notices import Trouble, TrySpent
+from meshd.protocol.passphrase import Code, generate_code, parse_code
 from meshd.protocol.recovery import new_words, recovery_keys
+from meshd.protocol.search import WAYS_LEFT
 from meshd.tools.context import (
     Blocked,
     Founded,
@@ -95,10 +103,29 @@ class MeshCalls(Calls):
             )
         )
 
-    async def invite(self, *, mesh: str | None, seconds: float, tell: TellInvite) -> Invited:
+    async def invite(self, *, mesh: str | None, seconds: float, wan: bool, tell: TellInvite) -> Invited:
         chosen = self.mesh(mesh)
         _require_in(chosen)
         code = generate_code(self.node.machine.entropy)
+        if not wan:
+            return await self._invite(chosen, code, None, seconds, tell)
+        with one_error():
+            async with allocated(self._servers().wan) as allocation:
+                code = attrs.evolve(code, number=allocation.number)
+                return await self._invite(chosen, code, allocation, seconds, tell)
+
+    def _servers(self) -> Seeking:
+        """What keeps in touch with the rendezvous servers. Raises UsageError when there are none."""
+        if self.node.seeking is None:
+            raise UsageError(
+                "No rendezvous server is named, and none is built in.",
+                f"Put rendezvous into the daemon's settings, or set {ENV_RENDEZVOUS}, and start it anew.",
+            )
+        return self.node.seeking
+
+    async def _invite(
+        self, chosen: Mesh, code: Code, allocation: Allocation | None, seconds: float, tell: TellInvite
+    ) -> Invited:
         me = chosen.me
         assert me is not None
 
@@ -108,21 +135,32 @@ class MeshCalls(Calls):
                 tell(spent)
                 self.node.machine.notify(spent)
 
-        with self.node.neighbours.inviting(code.number):
-            tell(InviteOpened(str(code), self.node.machine.endpoint.port, seconds))
-            try:
-                admission = await joining.invite(
-                    self.node.reception,
-                    self.node.machine.keys,
-                    _Host(chosen),
-                    secret=code.secret,
-                    label=me.name,
-                    seconds=seconds,
-                    observer=observe,
-                    offload=self.node.machine.offload,
-                )
-            except NobodyFoundError as error:
-                raise TimedOutError(error.what, error.advice) from error
+        def opened(number: int) -> None:
+            shown = str(attrs.evolve(code, number=number))
+            tell(InviteOpened(shown, self.node.machine.endpoint.port, seconds, wan=allocation is not None))
+
+        def unmet(what: str) -> None:
+            self.node.machine.notify(Trouble(what, WAYS_LEFT, "warning"))
+
+        with self.node.neighbours.inviting(code.number), one_error():
+            async with trio.open_nursery() as nursery:
+                opened(code.number)
+                if allocation is not None:
+                    nursery.start_soon(allocation.receive, unmet, opened)
+                try:
+                    admission = await joining.invite(
+                        self.node.reception,
+                        self.node.machine.keys,
+                        _Host(chosen),
+                        secret=code.secret,
+                        label=me.name,
+                        seconds=seconds,
+                        observer=observe,
+                        offload=self.node.machine.offload,
+                    )
+                except NobodyFoundError as error:
+                    raise TimedOutError(error.what, error.advice) from error
+                nursery.cancel_scope.cancel()
         if admission.trouble is not None:
             raise type(admission.trouble)(
                 f"{admission.name} was admitted, but did not say that it stored the mesh: {admission.trouble.what}",
@@ -131,8 +169,10 @@ class MeshCalls(Calls):
         newcomer = MachineRef(node_text(admission.newcomer.node), admission.name)
         return Invited(chosen.hex, chosen.name, newcomer, str(admission.address))
 
-    async def join(self, *, code: str, peer: str | None, name: str | None, seconds: float) -> Joined:
+    async def join(self, *, code: str, peer: str | None, name: str | None, seconds: float, wan: bool) -> Joined:
         machine = self.node.machine
+        if wan and peer is not None:
+            raise UsageError("--peer says where the other machine is, and --wan asks a server.", "Give one of them.")
         secret = parse_code(code)  # an invitation has no other words: whatever is no code is a typing error
         meeting = Meeting(
             engine=machine.endpoint.engine,
@@ -144,6 +184,7 @@ class MeshCalls(Calls):
             peer=None if peer is None else Address.parse(peer),
             interfaces=machine.settings.lan_interfaces,
             offload=machine.offload,
+            wan=self._servers().wan if wan else None,
         )
         entered: list[Mesh] = []
 

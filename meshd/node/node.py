@@ -20,10 +20,12 @@ from meshd.drivers.quic_engine import Engine
 from meshd.drivers.reception import Reception, answer_members
 from meshd.drivers.state import MeshDirectory, StateDirectory
 from meshd.drivers.tls_identity import TlsIdentity
+from meshd.drivers.wan import Wan
 from meshd.errors import RefusedError, StoreError, TetherError
 from meshd.model.address import DEFAULT_PORT
 from meshd.model.announcement import ADDRESSES_LIMIT, Addresses, Spot
 from meshd.model.record import Record
+from meshd.model.server import parse_servers
 from meshd.node.founding import place
 from meshd.node.machine import Machine, World
 from meshd.node.mesh import Mesh, open_mesh
@@ -31,6 +33,7 @@ from meshd.node.neighbours import Neighbours
 from meshd.node.news import News
 from meshd.node.problems import Problems
 from meshd.node.secrets import HeldSecret
+from meshd.node.wan import Seeking
 from meshd.notices import GenerationOpened, Trouble
 
 DISK_EVERY: Final = 30.0
@@ -64,6 +67,11 @@ class Node:
             self._mismatched,
             answer_members(machine.keys, lambda: [each.membership for each in self.meshes.values()], self._adopt),
         )
+        self.seeking: Seeking | None = None
+        """Looks for members across the internet, where the settings name a server."""
+        if names := parse_servers(loaded.settings.rendezvous):
+            wan = Wan(machine.endpoint, names, self._seen)
+            self.seeking = Seeking(machine, self.meshes, wan)
         self.stopping = trio.Event()
         """Set when somebody asked the daemon to end."""
         self.disk_free, self.disk_looked = machine.state.free_bytes(), time.monotonic()
@@ -85,6 +93,8 @@ class Node:
                 self._nursery.start_soon(self._world.watch_wakes, self._woke)
                 self._nursery.start_soon(self._world.watch_addresses, self._moved)
                 self._nursery.start_soon(self._watch_disk)
+                if self.seeking is not None:
+                    self._nursery.start_soon(self.seeking.run)
                 task_status.started()
         finally:
             self._nursery = None
@@ -140,6 +150,10 @@ class Node:
                 async with open_mesh(self.machine, directory) as mesh:
                     self.meshes[mesh.id], self._scopes[mesh.id] = mesh, (scope, closed)
                     mesh.on_secrets.append(self.neighbours.changed)
+                    if self.seeking is not None:
+                        mesh.links.on_change.append(self.seeking.changed)
+                        mesh.journal.on_roster.append(self.seeking.changed)
+                        self.seeking.changed()
                     try:
                         self.neighbours.changed()
                         async with trio.open_nursery() as nursery:
@@ -167,8 +181,14 @@ class Node:
 
     # The world around.
 
+    def _seen(self) -> None:
+        if self.seeking is not None:
+            self.seeking.seen()
+
     def _woke(self, lost: float) -> None:
         self.neighbours.changed()
+        if self.seeking is not None:
+            self.seeking.woke()
         for mesh in self.meshes.values():
             mesh.links.woke()
             mesh.journal.woke()
@@ -179,6 +199,8 @@ class Node:
         self._address_news = trio.Event()
         for mesh in self.meshes.values():
             mesh.links.network_changed()
+        if self.seeking is not None:
+            self.seeking.moved(interfaces)
 
     async def _say_addresses(self, mesh: Mesh) -> None:
         """Keep a mesh informed of where this machine is. Loopback is told only where there is nothing else."""

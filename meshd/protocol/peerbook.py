@@ -45,6 +45,9 @@ class Kind(enum.Enum):
     """How an address was come by, the most promising first. The values are those of `drivers.link.PathKind`."""
 
     LAN = "lan"
+    WAN = "wan"
+    """A punch came from there a moment ago (docs/protocol/traversal.md)."""
+
     BY_HAND = "by hand"
     REMEMBERED = "remembered"
     LEARNT = "learnt"
@@ -104,6 +107,7 @@ class PeerBook:
         self._by_hand: dict[Address, NodeId | None] = {}
         self._remembered: dict[NodeId, list[Address]] = {}
         self._learnt: dict[NodeId, tuple[Address, ...]] = {}
+        self._punched: dict[NodeId, Address] = {}
         self._states: dict[Address, _State] = {}
         self._instances: dict[str, NodeId] = {}
         """Whose an announcement is, once somebody was met at one of its addresses."""
@@ -174,6 +178,11 @@ class PeerBook:
         self._learnt[node] = usable
         return bool(usable) and usable != before
 
+    def punched(self, node: NodeId, address: Address) -> None:
+        """A path to this member was opened there just now. It closes by itself, so the first failure forgets it."""
+        self._punched[node] = address
+        self._states.setdefault(address, _State()).failures = 0
+
     def learnt(self, node: NodeId) -> tuple[Address, ...]:
         """Where a member last said that it is."""
         return self._learnt.get(node, ())
@@ -195,6 +204,7 @@ class PeerBook:
         self.met(target, address, node)
         state = self._states[address]
         state.failures, state.why = 0, ""
+        self._punched.pop(node, None)
         self.remember(node, address, now)
 
     def failed(self, address: Address, why: str) -> None:
@@ -202,6 +212,7 @@ class PeerBook:
         state = self._states.setdefault(address, _State())
         state.failures += 1
         state.why = why
+        self._punched = {node: each for node, each in self._punched.items() if each != address}
         self._trim()
 
     def is_ours(self, address: Address) -> None:
@@ -211,8 +222,13 @@ class PeerBook:
     def network_changed(self) -> None:
         """This machine's own addresses are others now: who answers where is open again."""
         self._ours.clear()
+        self._punched.clear()
         for state in self._states.values():
             state.occupant, state.failures = None, 0
+
+    def is_bad(self, address: Address) -> bool:
+        """Whether it led nowhere several times in a row."""
+        return self._state(address).failures >= _BAD_AT
 
     def _occupy(self, address: Address, node: NodeId) -> None:
         self._states.setdefault(address, _State()).occupant = node
@@ -274,6 +290,7 @@ class PeerBook:
                 for address, node in self._by_hand.items()
                 if (node or self._state(address).occupant) == target
             ),
+            *((each, Kind.WAN) for node, each in self._punched.items() if node == target),
             *((address, Kind.REMEMBERED) for address in self._remembered.get(target, ())),
             *((address, Kind.LEARNT) for address in self._learnt.get(target, ())),
         ]
@@ -283,6 +300,7 @@ class PeerBook:
         lines: list[tuple[Address, Kind, NodeId | None]] = []
         for instance, neighbour in self._neighbours.items():
             lines += [(each, Kind.LAN, self._instances.get(instance)) for each in neighbour.addresses]
+        lines += [(each, Kind.WAN, node) for node, each in self._punched.items()]
         lines += [(each, Kind.BY_HAND, node or self._state(each).occupant) for each, node in self._by_hand.items()]
         lines += [(each, Kind.REMEMBERED, node) for node, kept in self._remembered.items() for each in kept]
         lines += [(each, Kind.LEARNT, node) for node, learnt in self._learnt.items() for each in learnt]

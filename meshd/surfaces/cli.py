@@ -82,9 +82,28 @@ class Group(click.Group):
         found = [each for each in self._operations if each.words[self._depth] == cmd_name]
         if not found:
             return None
-        if len(found[0].words) == self._depth + 1:
-            return command(found[0])
-        return Group(cmd_name, self._depth + 1, found, summary=GROUPS[cmd_name])
+        own = [command(each) for each in found if len(each.words) == self._depth + 1]
+        longer = [each for each in found if len(each.words) > self._depth + 1]
+        if not longer:
+            return own[0]
+        group = Group(cmd_name, self._depth + 1, longer, summary=GROUPS[cmd_name])
+        if own:
+            group.stand_for(own[0])
+        return group
+
+    def stand_for(self, own: click.Command) -> None:
+        """Do what this command does where no further word follows."""
+
+        def callback(**given: object) -> object:
+            context = click.get_current_context()
+            if context.invoked_subcommand is None:
+                assert own.callback is not None
+                return own.callback(**given)
+            context.obj = {**(context.obj or {}), **{name: each for name, each in given.items() if each}}
+            return None
+
+        self.params, self.callback, self.help, self.epilog = own.params, callback, own.help, own.epilog
+        self.invoke_without_command, self.no_args_is_help = True, False
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Their summaries, without loading what is only named."""

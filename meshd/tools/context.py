@@ -21,13 +21,17 @@ from meshd.tools.daemon_answers import (
     Digests,
     EventsEnd,
     MachineStatus,
+    Mapping,
+    MemberPath,
     MeshStatus,
+    Paths,
     PeerAddress,
     PeerAddresses,
     PeerChanged,
     Ping,
     Problem,
     Reloaded,
+    ServerPath,
     Setting,
     Status,
     Stopping,
@@ -95,6 +99,9 @@ __all__ = [
     "MeshSummary",
     "Meshes",
     "Metadata",
+    "Mapping",
+    "MemberPath",
+    "Paths",
     "PeerAddress",
     "PeerAddresses",
     "PeerChanged",
@@ -108,6 +115,7 @@ __all__ = [
     "Resolved",
     "Revoked",
     "Row",
+    "ServerPath",
     "Setting",
     "Snapshot",
     "Status",
@@ -146,14 +154,15 @@ class Context(Protocol):
 
     async def mesh_list(self) -> Meshes: ...
 
-    async def invite(self, *, mesh: str | None, seconds: float, tell: TellInvite) -> Invited:
-        """Open a pairing window and admit who comes with its code. Tells InviteOpened first, then each spent try.
+    async def invite(self, *, mesh: str | None, seconds: float, wan: bool, tell: TellInvite) -> Invited:
+        """Open a pairing window and admit who comes with its code. Tells InviteOpened first, then each spent try. With
+        `wan` the number of the code is a rendezvous server's, and another InviteOpened may follow with another.
 
         Raises WrongPassphraseError after three, TimedOutError when nobody came; cancelling closes the window.
         """
 
-    async def join(self, *, code: str, peer: str | None, name: str | None, seconds: float) -> Joined:
-        """Find the window with this code, on the LAN or at `peer`, and be admitted under `name`."""
+    async def join(self, *, code: str, peer: str | None, name: str | None, seconds: float, wan: bool) -> Joined:
+        """Find the window with this code, on the LAN, at `peer` or across the internet, and be admitted under `name`."""
 
     async def members(self, *, mesh: str | None) -> Members: ...
 
@@ -185,6 +194,8 @@ class Context(Protocol):
 
     async def status(self, *, mesh: str | None) -> Status:
         """With no mesh named, all of them. Answers at once, from what is known."""
+
+    async def doctor_paths(self, *, mesh: str | None) -> Paths: ...
 
     async def digest(self, *, mesh: str | None) -> Digests: ...
 

@@ -12,7 +12,7 @@ class PeerAddress:
     """An address where a member may be."""
 
     address: str
-    kind: Literal["by hand", "remembered", "learnt", "LAN"]
+    kind: Literal["by hand", "remembered", "learnt", "LAN", "WAN"]
     machine: MachineRef | None
     """None: by hand, and nobody has answered there yet."""
 
@@ -46,6 +46,69 @@ class Ping:
     round_trips: tuple[float, ...]
 
 
+Mapping = Literal["unknown", "one for all", "one for each", "none"]
+"""How a router maps a machine (RFC 4787): one address and port for all destinations; another for each, often called
+symmetric; none where the machine has that address itself. Unknown until two servers have seen it."""
+
+
+@attrs.frozen
+class ServerPath:
+    """One rendezvous server of the settings."""
+
+    server: str
+    connected: bool
+    observed: str
+    """Where it sees this machine; empty while not connected."""
+
+    error: str
+    """Why there is no connection; empty when there is one, or none was needed."""
+
+
+@attrs.frozen
+class MemberPath:
+    """How one member is reached, or what was tried across the internet."""
+
+    machine: MachineRef
+    linked: bool
+    path: str
+    """As in MachineStatus."""
+
+    address: str
+    sought: bool
+    """Whether it is looked for by rendezvous now."""
+
+    tried_age: float | None
+    """Since the last match with it; None: there was none in this run."""
+
+    server: str
+    mapping: Mapping
+    """Of its router, as it said."""
+
+    candidates: tuple[str, ...]
+    opened: tuple[str, ...]
+    """Those from which a punch came."""
+
+    why: str
+    """What came of it; empty while it goes on, and when it led to a link."""
+
+    advice: str
+
+
+@attrs.frozen
+class Paths:
+    """Of one mesh."""
+
+    mesh: str
+    name: str
+    port: int
+    mapping: Mapping
+    mapped: str
+    """The address of a port that the router opened for us; empty without one."""
+
+    servers: tuple[ServerPath, ...]
+    members: tuple[MemberPath, ...]
+
+
 @attrs.frozen
 class MachineStatus:
     """What this machine last knew of another member. An age that is None means that nothing is known."""
@@ -53,7 +116,7 @@ class MachineStatus:
     machine: MachineRef
     linked: bool
     path: str
-    """LAN, by hand, remembered, learnt, accepted; empty when not linked."""
+    """lan, wan, by hand, remembered, learnt, accepted; empty when not linked."""
 
     address: str
     since: float | None

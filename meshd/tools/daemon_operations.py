@@ -46,6 +46,18 @@ OPERATIONS: Final = (
         within=10.0,
     ),
     Operation(
+        name="doctor_paths",
+        words=("doctor", "paths"),
+        summary="Show how each member is reached, and why others are not: addresses, routers, what was tried.",
+        details="Rendezvous servers are asked only while a member is not linked; two show how a router maps.",
+        arguments=(WHICH_MESH,),
+        result="Paths",
+        show=shown.paths,
+        errors=("NobodyFoundError",),
+        examples=(Example("tether doctor paths", "a machine behind another router does not turn up"),),
+        within=10.0,
+    ),
+    Operation(
         name="ping",
         words=("ping",),
         summary="Measure how long a member's daemon takes to answer.",

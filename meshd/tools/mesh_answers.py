@@ -65,6 +65,8 @@ class InviteOpened:
     code: str
     port: int
     seconds: float
+    wan: bool = False
+    """Also across the internet: the number is a rendezvous server's."""
 
 
 @attrs.frozen

@@ -77,6 +77,7 @@ OPERATIONS: Final = (
         arguments=(
             WHICH_MESH,
             Argument("seconds", SECONDS, "How long the window stays open.", default=600.0, options=("--timeout",)),
+            flag("wan", "Also across the internet: the daemon's rendezvous server gives the number."),
         ),
         result="Invited",
         show=shown.invited,
@@ -97,6 +98,7 @@ OPERATIONS: Final = (
             Argument("peer", ADDRESS, "Where that machine is, when multicast does not reach it.", default=None),
             Argument("name", NAME, "What this machine is called in the mesh. [default: its host name]", default=None),
             Argument("seconds", SECONDS, "How long to look for it.", default=60.0, options=("--timeout",)),
+            flag("wan", "Also across the internet, by the daemon's rendezvous servers."),
         ),
         result="Joined",
         show=shown.joined,

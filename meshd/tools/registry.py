@@ -16,6 +16,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
 )
 
 GROUPS: Final[dict[str, str]] = {
+    "doctor": "What is wrong, and what to do about it.",
     "mesh": "The meshes that this machine belongs to.",
     "peer": "Addresses where members may be.",
     "recovery": "What the recovery words of a mesh can do.",

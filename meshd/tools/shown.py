@@ -55,6 +55,10 @@ def joined(found: Any) -> str:
 
 def inviting(event: str, told: Any) -> str | None:
     if event == "invite.opened":
+        if told.wan:
+            return (
+                f"Code: {told.code}\nOn the other machine, within {span(told.seconds)}: tether join --wan {told.code}"
+            )
         return (
             f"Code: {told.code}\nOn the other machine, within {span(told.seconds)}: tether join {told.code}\n"
             f"(where multicast does not reach: tether join {told.code} --peer ADDRESS:{told.port})"
@@ -214,6 +218,37 @@ def diagnosis(found: Any) -> str:
         lines.append(f"{sign}  {each.what}")
         lines += [f"         {each.advice}"] if each.advice else []
     return "\n".join(lines)
+
+
+def paths(found: Any) -> str:
+    mapping = {
+        "unknown": "how the router maps this machine is not known (that needs two servers)",
+        "one for all": "the router maps this machine to one address for all",
+        "one for each": "the router maps this machine to another address for each destination",
+        "none": "this machine has the address itself that servers see",
+    }[found.mapping]
+    lines = [f"{found.name}: UDP port {found.port}; {mapping}" + (f"; mapped {found.mapped}." if found.mapped else ".")]
+    for each in found.servers:
+        state = (
+            f"connected, sees us at {each.observed}" if each.connected else each.error or "not asked: all are linked"
+        )
+        lines.append(f"rendezvous {each.server}: {state.rstrip('.')}.")
+    for each in found.members:
+        lines += ["", *_path(each)]
+    return "\n".join(lines)
+
+
+def _path(each: Any) -> list[str]:
+    if each.linked:
+        return [f"{machine(each.machine)}: linked ({each.path}) at {each.address}."]
+    looked = "looked for by rendezvous" if each.sought else "not looked for by rendezvous"
+    lines = [f"{machine(each.machine)}: not linked, {looked}."]
+    if each.tried_age is not None:
+        lines.append(
+            f"  tried {ago(each.tried_age)}, brought together by {each.server}; its router maps: {each.mapping}"
+        )
+        lines.append(f"  addresses: {', '.join(each.candidates) or 'none'}; open: {', '.join(each.opened) or 'none'}")
+    return [*lines, *(f"  {text}" for text in (each.why, each.advice) if text)]
 
 
 def digests(found: Any) -> str:

@@ -156,15 +156,14 @@ class Lab:
         await self.all_linked(*made)
         return made
 
-    async def join(self, member: Machine, newcomer: Machine) -> None:
-        """`tether invite` and `tether join`."""
+    async def join(self, member: Machine, newcomer: Machine, wan: bool = False) -> None:
+        """`tether invite` and `tether join`, perhaps across the internet."""
         send, receive = trio.open_memory_channel[Any](8)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(partial(member.call, "invite", mesh=None, seconds=60.0, tell=send.send_nowait))
+            nursery.start_soon(partial(member.call, "invite", mesh=None, seconds=60.0, wan=wan, tell=send.send_nowait))
             opened = await receive.receive()
-            await newcomer.call(
-                "join", code=opened.code, peer=f"{member.host.address}:{PORT}", name=newcomer.name, seconds=30.0
-            )
+            peer = None if wan else f"{member.host.address}:{PORT}"
+            await newcomer.call("join", code=opened.code, peer=peer, name=newcomer.name, seconds=30.0, wan=wan)
 
     async def all_linked(self, *machines: Machine) -> None:
         names = {each.name for each in machines}

@@ -166,7 +166,7 @@ async def test_what_is_told_comes_before_the_answer(context: FakeContext, tmp_pa
         await client.ask("invite", 9)
         first, second, third = [await client.line() for _ in range(3)]
     assert first["params"]["call"] == 9 and first["params"]["event"] == "invite.opened"
-    assert first["params"]["fields"] == {"code": "7-a-b-c", "port": 64327, "seconds": 600.0}
+    assert first["params"]["fields"] == {"code": "7-a-b-c", "port": 64327, "seconds": 600.0, "wan": False}
     assert second["params"]["fields"] == attrs.asdict(TrySpent(1, 2, "why"))
     assert third["error"]["message"] == "It ends."
 
