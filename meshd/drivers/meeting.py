@@ -231,6 +231,8 @@ class Seeker:
         result = await self._pair(dialled.connection)
         if isinstance(result, Paired):
             return Met(dialled.connection, result)
+        if result.code is CloseCode.PURPOSE and self.settings.peer is not None:
+            raise result.error  # by hand only: anybody who announces something might say so
         if result.spent:
             self.pairings.report_spent(result.error.what)
         search.missed(candidate, _miss(result), trio.current_time(), result.error.what)

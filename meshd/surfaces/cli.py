@@ -5,6 +5,7 @@ day, and starts in half the time that way.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -145,6 +146,8 @@ A daemon does the work: `tether service install` runs it for good, `meshd &` for
 def main() -> None:
     """The console script `tether`."""
     as_json = "--json" in sys.argv
+    # A shell starts what runs in the background with SIGINT ignored; who sends one all the same means it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         code = cli.main(prog_name=PROGRAM, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 import apsw
 from blake3 import blake3
 
-from tests.daemons import eventually, join
+from tests.daemons import all_linked, eventually, join
 from tests.e2e.daemon_kit import Start, blob_files, founded, pair, written
 
 
@@ -130,6 +130,7 @@ def test_a_flipped_byte_is_refused_by_name_and_the_content_comes_from_another(st
     ann, ben = pair(start)
     cleo = start("cleo")
     join(ann, cleo)
+    all_linked(ann, ben, cleo)
     data = secrets.token_bytes((3 << 20) + 5)
     put = ann.json("put", str(written(ann, "precious", data)), "--for", "ben", "--wait", "30")
     digest = put["full"].rpartition("_")[2]
