@@ -113,7 +113,8 @@ async def _metrics(server: Server, address: Address | None) -> AsyncIterator[Non
 
 
 def _started(options: Options, port: int, fingerprint: str) -> str:
-    setting = f"{Address(options.host or ANY_HOST, port)}#{fingerprint}"
+    host = ANY_HOST if options.host in (None, "::", "0.0.0.0") else str(options.host)  # noqa: S104 (asked for)
+    setting = f"{Address(host, port)}#{fingerprint}"
     if options.as_json:
         return json.dumps({"event": "ready", "port": port, "fingerprint": fingerprint, "setting": setting})
     return f"Serving on UDP port {port}. For clients: {ENV_SETTING}={setting}"
