@@ -8,7 +8,6 @@ What a stranger can cost is stated in `Limits`. No state exists for an address t
 section 8.1.2).
 """
 
-import ipaddress
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -17,6 +16,8 @@ from typing import Any
 import trio
 
 from meshd.drivers.quic_connection import Connection
+from meshd.drivers.quic_deadlines import Deadlines
+from meshd.drivers.quic_door import Door
 from meshd.drivers.quic_engine import CONNECTION_ID_LENGTH, Engine
 from meshd.drivers.quic_retry import QUIC_V1, SMALLEST_INITIAL, RetryTokens, parse_long_header
 from meshd.drivers.quic_stream import HIGH_WATER, Stream
@@ -86,6 +87,9 @@ class Endpoint:
         self._tokens = RetryTokens()
         self._routes: dict[bytes, Connection] = {}
         self._connections: set[Connection] = set()
+        self._deadlines = Deadlines()
+        self.door = Door(limits, trio.current_time())
+        """Who is let in, and how many were not."""
         self._marked: dict[Connection, None] = {}
         self._replies: list[Datagram] = []
         self._wake, self._emptied = trio.Event(), trio.Event()
@@ -195,8 +199,15 @@ class Endpoint:
         else:
             self._routes[connection_id] = connection
 
+    def known(self, connection: Connection) -> None:
+        self.door.known(connection)
+
+    def left(self, connection: Connection) -> None:
+        self.door.left(connection)
+
     def forget(self, connection: Connection) -> None:
         self._connections.discard(connection)
+        self._deadlines.drop(connection)
         self._marked.pop(connection, None)
         for connection_id in connection.ids:
             self._routes.pop(connection_id, None)
@@ -257,7 +268,7 @@ class Endpoint:
         """Answer the first datagram of a stranger: with a Retry, and a connection only for who returns its token."""
         ignored = self._refusal is not None and self._refusal[0] is None
         header = None if ignored or len(data) < SMALLEST_INITIAL else parse_long_header(data)
-        if header is None or header.version == 0:
+        if header is None or header.version == 0 or self.door.turn_away_if_full():
             return
         if header.version != QUIC_V1:
             self._reply((self.engine.encode_version_negotiation(header), address))
@@ -265,21 +276,15 @@ class Endpoint:
             retry_id = secrets.token_bytes(CONNECTION_ID_LENGTH)
             token = self._tokens.issue(address, header.destination_id, retry_id, now)
             self._reply((self.engine.encode_retry(header, retry_id, token), address))
-        elif header.is_initial and self._has_room_for(address):
+        elif header.is_initial:
             original_id = self._tokens.original_id(header.token, address, header.destination_id, now)
-            if original_id is not None:
+            if original_id is not None and self.door.lets_in(address[0], now):
                 quic = self.engine.server(self._server, original_id, header.destination_id)
                 connection = Connection(self, quic, address, is_client=False, alpns=self.alpns)
                 connection.ids.add(header.destination_id)
                 self._add(connection)
+                self.door.came(connection)
                 connection.receive([data], address, now)
-
-    def _has_room_for(self, address: SocketAddress) -> bool:
-        # Over the limit the answer is silence: the client repeats its Initial, and gets in if a place is free by then.
-        strangers = [c.peer.host for c in self._connections if not (c.is_client or c.admitted or c.closed)]
-        source = _source(address[0])
-        same = sum(_source(host) == source for host in strangers)
-        return len(strangers) < self.limits.unauthenticated and same < self.limits.unauthenticated_per_source
 
     def _reply(self, datagram: Datagram) -> None:
         if len(self._replies) < _REPLIES:
@@ -294,7 +299,7 @@ class Endpoint:
     async def _send(self) -> None:
         while True:
             now = trio.current_time()
-            for connection in [each for each in self._connections if each.deadline <= now]:
+            for connection in self._deadlines.due(now):
                 connection.on_deadline(now)
             if self._replies:
                 replies, self._replies = self._replies, []
@@ -304,8 +309,9 @@ class Endpoint:
                 del self._marked[connection]
                 if datagrams := connection.datagrams_to_send(trio.current_time()):
                     connection.send_refused(await self._udp.send(datagrams))
-            deadline = min((each.deadline for each in self._connections), default=float("inf"))
-            with trio.move_on_at(deadline):
+                if connection in self._connections:
+                    self._deadlines.put(connection)
+            with trio.move_on_at(self._deadlines.next()):
                 await self._wake.wait()
             self._wake = trio.Event()
 
@@ -324,11 +330,6 @@ class Endpoint:
             while self._connections:
                 self._emptied = trio.Event()
                 await self._emptied.wait()
-
-
-def _source(host: str) -> bytes:
-    packed = ipaddress.ip_address(host).packed
-    return packed[:8] if len(packed) == 16 else packed
 
 
 def _dial_failure(closed: Closed, address: Address) -> DialFailedError:

@@ -59,6 +59,12 @@ class Owner(Protocol):
     def established(self, connection: "Connection") -> None:
         """The handshake is complete and as required."""
 
+    def known(self, connection: "Connection") -> None:
+        """It is admitted: the limits on strangers count it no more."""
+
+    def left(self, connection: "Connection") -> None:
+        """It is closed."""
+
     def forget(self, connection: "Connection") -> None:
         """Nothing of this connection matters any more."""
 
@@ -77,6 +83,8 @@ class Connection:
         """Where the handshake took place; path validated. Later moves of the peer do not change it."""
         self.path = self.peer
         """Where the engine writes to now: the peer may have moved (RFC 9000, section 9)."""
+        self.on_moved: Callable[[], None] | None = None
+        """Called when `path` has changed. Must not raise, nor wait."""
         self.alpn = ""
         self.certificate_digest = b"" if is_client else owner.own_digest
         """SHA-256 of the server's certificate as sent, 32 bytes: what the protocols above bind."""
@@ -135,6 +143,7 @@ class Connection:
     def admit(self) -> None:
         """The peer is authenticated: lift the limits on strangers."""
         self.admitted = True
+        self._owner.known(self)
 
     def watch(self, *, ping: float, silence: float) -> None:
         """Ask for a sign of life after `ping` quiet seconds (less up to a fifth), and count the connection as lost after
@@ -374,6 +383,8 @@ class Connection:
             return datagrams + self._say_farewell(now)
         if datagrams and datagrams[-1][1] != (self.path.host, self.path.port):
             self.path = Address(*datagrams[-1][1])
+            if self.on_moved is not None:
+                self.on_moved()
         for stream in self._streams.values():
             stream.after_sending()
         timer = self._quic.get_timer()
@@ -412,6 +423,7 @@ class Connection:
 
     def _finish(self, closed: Closed) -> None:
         self.closed = closed
+        self._owner.left(self)
         for stream in self._streams.values():
             stream.connection_closed()
         for answered in self._probes.values():

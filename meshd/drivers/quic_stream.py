@@ -110,6 +110,21 @@ class Stream(trio.abc.HalfCloseableStream):
             await self._writable.wait()
             self._check_sendable()
 
+    def send_now(self, data: bytes) -> None:
+        """Hand bytes to the engine without waiting, however much it holds: for callers that mind `unsent` themselves.
+
+        Raises what `send_all` does.
+        """
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        self._check_sendable()
+        self._carrier.write(self.stream_id, data, False)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that were handed to the engine and have not left once, 0 when the connection is closed."""
+        return self._carrier.buffered(self.stream_id)
+
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until `send_all` would hand over a chunk without waiting."""
         if self._sending:

@@ -62,6 +62,12 @@ class Limits:
     """Streams of a peer's that are open or waiting for `accept_stream`; engines let a peer open 100 to 128 at first."""
     accept_queue: int = 64
     """Connections that wait for `accept`; later ones are closed."""
+    connections: int | None = None
+    """Accepted connections in all, admitted or not; while there are so many a newcomer gets no answer. None: as many as
+    come. A node has tens, and each of them was admitted; a server of strangers names what its memory holds."""
+    handshakes_per_second: float | None = None
+    """Handshakes that may begin, and as many at once; beyond it a newcomer gets no answer. Each costs a millisecond or two
+    of a core, which a server wants to keep for those who are in. None: no such limit."""
 
 
 DEFAULT_LIMITS = Limits()

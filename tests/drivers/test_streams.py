@@ -257,3 +257,23 @@ async def test_what_arrived_before_the_end_is_still_read(pair, autojump_clock):
             await world.far.open_stream()
         with pytest.raises(ConnectionClosedError):
             await world.far.accept_stream()
+
+
+@every_pair
+async def test_what_is_sent_at_once_arrives_and_what_waits_is_known(pair, autojump_clock):
+    async with linked(pair) as world:
+        near, far = await open_pair(world)
+        world.network.cut(world.alice, world.bob)
+        for _ in range(4):
+            near.send_now(bytes(50_000))
+        await trio.sleep(0.01)
+        assert 0 < near.unsent <= 200_000  # some has left, into the cut
+        world.network.heal(world.alice, world.bob)
+        near.send_now(b"end")
+        await near.send_eof()
+        assert await read_all(far) == bytes(200_000) + b"end"
+        assert near.unsent == 0
+        with pytest.raises(trio.ClosedResourceError):
+            near.send_now(b"more")
+        world.near.close()
+        assert near.unsent == 0
