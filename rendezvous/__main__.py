@@ -23,7 +23,7 @@ from meshd.drivers.readiness import Readiness
 from meshd.drivers.tls_identity import TlsIdentity
 from meshd.errors import EXIT_CODES, EXIT_USAGE, RefusedError, TetherError
 from meshd.model.address import Address
-from meshd.wire.rendezvous import DEFAULT_RENDEZVOUS_PORT
+from meshd.model.server import DEFAULT_SERVER_PORT
 from rendezvous import key as keys
 from rendezvous.app import ALPNS, DEFAULT_CLIENTS, DEFAULT_HANDSHAKES, Server, limits
 
@@ -152,7 +152,7 @@ def command() -> None:
 @click.option(
     "--port",
     type=click.IntRange(0, 65_535),
-    default=DEFAULT_RENDEZVOUS_PORT,
+    default=DEFAULT_SERVER_PORT,
     show_default=True,
     help="UDP port; 0: any.",
 )
