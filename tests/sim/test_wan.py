@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator
-from pathlib import Path
+from functools import partial
 
 import attrs
 import pytest
@@ -12,10 +12,14 @@ from meshd.drivers.handoff import Cargo, connect, listen
 from meshd.drivers.meeting import Settings
 from meshd.drivers.quic import open_endpoint
 from meshd.drivers.threads import inline
-from meshd.errors import NobodyFoundError
+from meshd.drivers.wan import open_wan
+from meshd.errors import NobodyFoundError, WrongPassphraseError
 from meshd.model.server import ServerName
-from meshd.status import Event, Numbered, Paired, Warned
+from meshd.protocol.rendezvous import RendezvousClient
+from meshd.status import Event, Numbered, Paired, TrySpent, Warned
+from meshd.wire.rendezvous import Match, Nat
 from rendezvous.app import ALPNS, Server, limits
+from rendezvous.board import Board
 from tests.drivers.pairs import IDENTITY, engine
 from tests.sim.handoffs import MemorySink, MemorySource
 from tests.sim.nat import Filtering, Mapping, Router
@@ -169,3 +173,200 @@ async def test_two_behind_routers_of_all_kinds(
             assert connector.error is None and listener.error is None
             assert sink.stored == b"hello" and connector.saw(Paired)
             assert connector.took < 3
+
+
+async def test_a_server_that_is_down_is_passed_over(autojump_clock: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world(servers=1) as here:
+        here.servers.insert(0, here.network.host("down", "7.0.0.99"))
+        ann, ben = Router(here.network, "5.0.0.1").host("ann"), Router(here.network, "6.0.0.1").host("ben")
+        listener, connector, sink = await meet(here, ann, ben, monkeypatch)
+        assert connector.error is None and sink.stored == b"hello"
+        (numbered,) = listener.saw(Numbered)
+        assert isinstance(numbered, Numbered) and numbered.server == "7.0.0.1:4440"
+
+
+async def test_no_server_at_all_is_said_with_each_ones_reason(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(servers=0) as here:
+        here.servers += [here.network.host(name, f"7.0.0.{number}") for number, name in enumerate(("x", "y"), 1)]
+        ann = Router(here.network, "5.0.0.1").host("ann")
+        for listens in (True, False):
+            monkeypatch.setattr("meshd.drivers.meeting.lan.browse", lambda interfaces: nowhere())
+            cargo = Cargo(None, MemorySink()) if listens else Cargo(MemorySource(b"x"), None)
+            side = Side(ann, settings(here, takes_number=True, number=7), cargo, listens)
+            await side.run()
+            assert isinstance(side.error, NobodyFoundError) and side.took < 30
+            assert all(str(name) in side.error.what for name in here.names)
+
+
+async def test_a_number_that_no_server_knows_is_said_soon(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world() as here:
+        monkeypatch.setattr("meshd.drivers.meeting.lan.browse", lambda interfaces: nowhere())
+        ben = Router(here.network, "6.0.0.1").host("ben")
+        side = Side(ben, settings(here, number=77), Cargo(MemorySource(b"x"), None), False)
+        await side.run()
+        assert isinstance(side.error, NobodyFoundError) and "knows no number 77" in side.error.what and side.took < 10
+
+
+async def test_who_has_another_key_than_the_setting_says_hears_nothing(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(servers=1) as here:
+        pinned = [attrs.evolve(name, fingerprint=mark) for name in here.names for mark in ("a" * 52, IDENTITY.fingerprint)]
+        ann = Router(here.network, "5.0.0.1").host("ann")
+        monkeypatch.setattr("meshd.drivers.meeting.lan.browse", lambda interfaces: nowhere())
+        for name, code in zip(pinned, ("another key", "knows no number"), strict=True):
+            side = Side(ann, settings(here, servers=(name,), number=7), Cargo(MemorySource(b"x"), None), False)
+            await side.run()
+            assert code in str(side.error)
+
+
+async def test_a_squatter_spends_its_entries_and_keeps_nobody_out(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It enters the number again and again, from one place, and never punches."""
+    async with world(servers=1) as here:
+        ann, ben = Router(here.network, "5.0.0.1").host("ann"), Router(here.network, "6.0.0.1").host("ben")
+        squatter = here.network.host("squatter", "8.0.0.8")
+        monkeypatch.setattr("meshd.drivers.meeting.lan.browse", lambda interfaces: nowhere())
+        sink = MemorySink()
+        one = Side(ann, settings(here, takes_number=True, number=1), Cargo(None, sink), True)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.run)
+            while not one.saw(Numbered):
+                await trio.sleep(0.01)
+            (numbered,) = one.saw(Numbered)
+            assert isinstance(numbered, Numbered)
+            matches = []
+
+            async def squat() -> None:
+                async with open_endpoint(engine=engine("qh3"), identity=IDENTITY) as endpoint:
+                    async with open_wan(endpoint, here.names) as wan:
+                        (server,) = wan.servers
+                        enter = partial(squat_on, numbered.number)
+                        async with server.asking(enter) as asked:
+                            async for event in asked.events:
+                                matches.append(type(event).__name__)
+                                await trio.sleep(0.05)
+                                asked.again()
+
+            nursery.start_soon(squatter.run, squat)
+            await trio.sleep(1)
+            other = Side(ben, settings(here, number=numbered.number), Cargo(MemorySource(b"hello"), None), False)
+            await other.run()
+            assert other.error is None, other.error
+            await one.over.wait()
+            assert sink.stored == b"hello" and other.took < 20
+            assert matches.count("Matched") <= 3
+            nursery.cancel_scope.cancel()
+
+
+def squat_on(number: int, client: RendezvousClient, ref: int) -> int:
+    return client.enter(number, Nat.UNKNOWN)
+
+
+async def test_who_knows_the_number_alone_spends_a_try_and_gets_nothing(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(servers=1) as here:
+        ann, eve = Router(here.network, "5.0.0.1").host("ann"), Router(here.network, "6.0.0.1").host("eve")
+        ben = Router(here.network, "9.0.0.1").host("ben")
+        monkeypatch.setattr("meshd.drivers.meeting.lan.browse", lambda interfaces: nowhere())
+        sink = MemorySink()
+        one = Side(ann, settings(here, takes_number=True, number=1), Cargo(None, sink), True)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.run)
+            while not one.saw(Numbered):
+                await trio.sleep(0.01)
+            (numbered,) = one.saw(Numbered)
+            assert isinstance(numbered, Numbered)
+            guess = settings(here, number=numbered.number, secret=b"wrong-words-here")
+            wrong = Side(eve, guess, Cargo(MemorySource(b"evil"), None), False)
+            await wrong.run()
+            assert isinstance(wrong.error, WrongPassphraseError)
+            assert len(one.saw(TrySpent)) == 1
+            right = Side(ben, settings(here, number=numbered.number), Cargo(MemorySource(b"hello"), None), False)
+            await right.run()
+            assert right.error is None, right.error
+            await one.over.wait()
+            assert sink.stored == b"hello"
+            nursery.cancel_scope.cancel()
+
+
+async def test_the_server_carries_no_payload_and_is_not_needed_once_they_have_met(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(servers=1) as here:
+        ann, ben = Router(here.network, "5.0.0.1").host("ann"), Router(here.network, "6.0.0.1").host("ben")
+        through = 0
+
+        def tap(data: bytes, source: tuple[str, int], target: tuple[str, int]) -> None:
+            nonlocal through
+            through += len(data) if "7.0.0.1" in (source[0], target[0]) else 0
+
+        here.network.tap = tap
+        payload = b"p" * 3_000_000
+        _, connector, sink = await meet(here, ann, ben, monkeypatch, payload)
+        assert connector.error is None and sink.stored == payload
+        assert 0 < through < 60_000
+
+
+async def test_a_candidate_that_is_a_victim_draws_what_the_page_allows_and_no_quic_packet(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that lies: it names somebody else's address."""
+    async with world(servers=1) as here:
+        victim = here.network.host("victim", "9.9.9.9")
+        drawn: list[bytes] = []
+
+        def tap(data: bytes, source: tuple[str, int], target: tuple[str, int]) -> None:
+            if target[0] == "9.9.9.9":
+                drawn.append(data)
+
+        here.network.tap = tap
+        take = Board.take
+
+        def lie(self: Board, client: int, message: object, now: float) -> list[tuple[int, object]]:
+            told = take(self, client, message, now)
+            return [
+                (number, attrs.evolve(each, host=victim.address, port=53) if isinstance(each, Match) else each)
+                for number, each in told
+            ]
+
+        monkeypatch.setattr(Board, "take", lie)
+        ann, ben = Router(here.network, "5.0.0.1").host("ann"), Router(here.network, "6.0.0.1").host("ben")
+        _, connector, _ = await meet(here, ann, ben, monkeypatch)
+        assert isinstance(connector.error, NobodyFoundError)
+        assert 0 < len(drawn) <= 2 * 60 and all(len(each) <= 64 and not each[0] & 0x40 for each in drawn)
+
+
+async def test_a_server_that_restarts_gives_a_number_again_and_another_is_told(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(servers=0) as here:
+        here.servers.append(here.network.host("server", "7.0.0.1"))
+        scope = await here.serve(here.servers[0])
+        ann, ben = Router(here.network, "5.0.0.1").host("ann"), Router(here.network, "6.0.0.1").host("ben")
+        monkeypatch.setattr("meshd.drivers.meeting.lan.browse", lambda interfaces: nowhere())
+        sink = MemorySink()
+        one = Side(ann, settings(here, takes_number=True, number=1, timeout=300.0), Cargo(None, sink), True)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.run)
+            while not one.saw(Numbered):
+                await trio.sleep(0.01)
+            await trio.sleep(5)
+            scope.cancel()
+            await trio.sleep(5)
+            await here.serve(here.servers[0])
+            with trio.move_on_after(60):  # one time in a hundred it is the same number, and then nothing need be told
+                while len(one.saw(Numbered)) < 2:
+                    await trio.sleep(0.1)
+            *_, numbered = one.saw(Numbered)
+            assert isinstance(numbered, Numbered)
+            other = Side(ben, settings(here, number=numbered.number), Cargo(MemorySource(b"hello"), None), False)
+            await other.run()
+            assert other.error is None, other.error
+            nursery.cancel_scope.cancel()
