@@ -40,7 +40,8 @@ async def locate(mesh: Mesh, text: str, wait: float = 0.0) -> Found:
             raise RefusedError(
                 f"{handle.short} may mean {names}.", "Two contents have this short name: use the full one."
             )
-        if not mesh.links.current or trio.current_time() >= end:
+        is_alone = not mesh.links.current and not mesh.links.is_dialling
+        if is_alone or trio.current_time() >= end:
             raise NobodyFoundError(
                 f"Nobody has announced {handle} in the mesh {mesh.name}, as far as this machine knows.",
                 "Is it from another mesh (--mesh), expired, or from a machine that was not linked since?",
