@@ -179,11 +179,6 @@ class Links:
         link.introduced = False
         self._check(link)
 
-    @property
-    def is_dialling(self) -> bool:
-        """Whether somebody may be linked in a moment."""
-        return bool(self._attempts)
-
     def entries(self) -> list[Entry]:
         """The peer book, for people."""
         return self._book.entries()
