@@ -17,6 +17,9 @@ from meshd.store.views import Found
 NEWS_WAIT: Final = 5.0
 """Seconds to wait for the record that announces a handle: it was perhaps made elsewhere a moment ago."""
 
+LINK_WAIT: Final = 2.0
+"""Seconds to wait for a first link: this machine has perhaps just joined, started or woken."""
+
 HOP_WAIT: Final = 0.5
 """The same once every linked member has said all that it holds: what one beyond them wrote comes in a few round trips."""
 
@@ -29,6 +32,8 @@ async def locate(mesh: Mesh, text: str, wait: float = 0.0) -> Found:
     """
     handle = Handle.parse(text)
     end = trio.current_time() + min(wait, NEWS_WAIT)
+    others = any(each.node != mesh.machine.keys.identity.node for each in mesh.roster.active())
+    first_link = min(end, trio.current_time() + (LINK_WAIT if others else 0.0))
     heard = False
     while True:
         news = mesh.keeping.next_news
@@ -40,7 +45,7 @@ async def locate(mesh: Mesh, text: str, wait: float = 0.0) -> Found:
             raise RefusedError(
                 f"{handle.short} may mean {names}.", "Two contents have this short name: use the full one."
             )
-        if not mesh.links.current or trio.current_time() >= end:
+        if trio.current_time() >= (end if mesh.links.current else first_link):
             raise NobodyFoundError(
                 f"Nobody has announced {handle} in the mesh {mesh.name}, as far as this machine knows.",
                 "Is it from another mesh (--mesh), expired, or from a machine that was not linked since?",

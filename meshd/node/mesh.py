@@ -209,7 +209,7 @@ class Mesh:
             for link in links:
                 nursery.start_soon(hear, link)
         lags = [self.syncing.lag(link) for link in links]
-        return all(lag is not None and not lag.records_here for lag in lags)
+        return bool(links) and all(lag is not None and not lag.records_here for lag in lags)
 
     async def _measure(self) -> None:
         """Ask each linked machine for an echo now and then: how far it is, and that its program still answers."""

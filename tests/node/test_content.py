@@ -318,6 +318,21 @@ class TestLocating:
             assert not await cleo.has(handle)
             assert (await content.locate(cleo.mesh, handle, 30.0)).table == "notes"
 
+    async def test_who_has_just_joined_or_started_hears_of_it_as_well(
+        self, autojump_clock: object, tmp_path: Path
+    ) -> None:
+        async with lab(tmp_path, delay=0.02) as here:
+            ann, ben = await here.founded("ann", "ben")
+            cleo = await here.machine("cleo")
+            handle = await ben.value("before")
+            await here.join(ann, cleo)
+            assert (await content.locate(cleo.mesh, handle, 30.0)).table == "notes"
+            await cleo.stop()
+            later = await ben.value("while it was away")
+            await cleo.start()
+            assert not cleo.linked
+            assert (await content.locate(cleo.mesh, later, 30.0)).table == "notes"
+
     async def test_what_nobody_has_said_is_refused_once_all_have_been_heard(
         self, autojump_clock: object, tmp_path: Path
     ) -> None:
