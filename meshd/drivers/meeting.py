@@ -71,6 +71,9 @@ class Settings:
     confirm_words: ConfirmWords | None = None
     announce: Announce = lan.announce
     offload: Offload = in_thread
+    lan: bool = True
+    """Whether a connector listens for announcements, where no `peer` is given."""
+
     servers: tuple[ServerName, ...] = ()
     """Rendezvous servers, where this is to go across the internet too."""
 
@@ -181,10 +184,10 @@ class Seeker:
         met = None
         with one_error():
             async with trio.open_nursery() as nursery:
-                if settings.peer is None:
+                if settings.peer is None and settings.lan:
                     nursery.start_soon(self._watch_lan, search)
-                    if settings.is_far:
-                        nursery.start_soon(self._watch_wan, search)
+                if settings.is_far:
+                    nursery.start_soon(self._watch_wan, search)
                 while met is None:
                     self.news = trio.Event()
                     match search.next_step(trio.current_time()):

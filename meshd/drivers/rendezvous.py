@@ -18,7 +18,7 @@ from meshd.drivers.tls_identity import fingerprint
 from meshd.errors import ConnectionLostError, RefusedError, RemoteProtocolError, TetherError
 from meshd.model.address import Address
 from meshd.model.server import ServerName
-from meshd.protocol.rendezvous import Denied, Event, Failed, RendezvousClient, Seen
+from meshd.protocol.rendezvous import Event, Failed, RendezvousClient, Seen
 from meshd.wire.constants import RENDEZVOUS_PROTOCOL, CloseCode
 
 DIAL_TIMEOUT: Final = 5.0
@@ -53,6 +53,7 @@ class Asked:
     events: "trio.MemoryReceiveChannel[Event]"
     _send: "trio.MemorySendChannel[Event]"
     ref: int = 0
+    """0 while nothing is asked."""
 
     def again(self) -> None:
         """Ask anew: it was answered, or is to say something else now."""
@@ -216,8 +217,8 @@ class Server:
             case _:
                 for asked in self._asked:
                     if asked.ref == event.ref:
-                        if isinstance(event, Denied):
-                            asked.ref = 0
+                        if self._client is not None and not self._client.is_asked(event.ref):
+                            asked.ref = 0  # answered, and over
                         try:
                             asked._send.send_nowait(event)
                         except trio.WouldBlock:

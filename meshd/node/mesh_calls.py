@@ -185,6 +185,7 @@ class MeshCalls(Calls):
             interfaces=machine.settings.lan_interfaces,
             offload=machine.offload,
             wan=self._servers().wan if wan else None,
+            lan=machine.settings.lan or not wan,
         )
         entered: list[Mesh] = []
 

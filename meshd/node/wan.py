@@ -11,7 +11,7 @@ import trio
 import trio.lowlevel
 
 from meshd.drivers.networks import Interface
-from meshd.drivers.rendezvous import Server
+from meshd.drivers.rendezvous import Asked, Server
 from meshd.drivers.wan import Wan
 from meshd.errors import RemoteProtocolError, TetherError
 from meshd.model.address import Address
@@ -21,7 +21,7 @@ from meshd.model.server import ServerName
 from meshd.node.machine import Machine
 from meshd.node.mesh import Mesh
 from meshd.protocol.punching import Opened, may_be_punched, reason
-from meshd.protocol.rendezvous import Denied, Matched
+from meshd.protocol.rendezvous import Denied, Matched, RendezvousClient
 from meshd.protocol.topics import SERVERS_ASKED, Pair, choose_servers, next_change_ms
 from meshd.wire.rendezvous import CardBody, Nat, Side
 
@@ -35,8 +35,8 @@ RENEW: Final = 300.0
 """Seconds after which a wait is renewed: a server keeps it 900."""
 
 AGAIN: Final = (5.0, 60.0)
-"""Seconds after a match that led to no link before the next, doubled each time up to the second: a pair of routers that
-cannot be joined costs a handful of datagrams a minute."""
+"""Seconds from one match to the next that is waited for, doubled each time up to the second. The first is shorter than a
+punch: the other side may have moved or restarted since. And a pair of routers that cannot be joined costs little."""
 
 SOUGHT_LIMIT: Final = 100
 """Members that are looked for at a time: with two topics around midnight they stay below what one server takes."""
@@ -78,7 +78,8 @@ class Seeking:
         self._renew = trio.Event()
         self._interfaces: tuple[Interface, ...] = ()
         self._observed: dict[ServerName, Address] = {}
-        self._began = trio.current_time()
+        self._missing: dict[tuple[bytes, NodeId], float] = {}
+        """Since when a member is not linked, on trio's clock."""
         self.mapped: Address | None = None
         """Our port at the router, where it opened one."""
         self.tries: dict[tuple[bytes, NodeId], Try] = {}
@@ -137,16 +138,18 @@ class Seeking:
 
     def _reconcile(self, nursery: trio.Nursery) -> None:
         wanted: dict[tuple[bytes, NodeId], tuple[Mesh, bytes]] = {}
-        now = trio.current_time()
+        now, before = trio.current_time(), self._missing
+        self._missing = {}
         for mesh in self._meshes.values():
             for member in mesh.membership.members() if mesh.is_in else ():
-                left = mesh.last_linked.get(member.node, self._began)
+                key = mesh.id, member.node
                 if member.node in mesh.links.current:
                     continue
-                if now >= left + UNLINKED_FOR:
-                    wanted[mesh.id, member.node] = mesh, member.noise_key
-                else:
-                    nursery.start_soon(self._look_at, left + UNLINKED_FOR)
+                since = self._missing[key] = before.get(key, now)
+                if now >= since + UNLINKED_FOR:
+                    wanted[key] = mesh, member.noise_key
+                elif key not in before:
+                    nursery.start_soon(self._look_at, since + UNLINKED_FOR)
         for key in [key for key in self._searches if key not in wanted]:
             self._searches.pop(key).scope.cancel()
         for key, (mesh, noise_key) in wanted.items():
@@ -189,30 +192,28 @@ class Seeking:
     async def _wait(self, search: _Search, server: Server, topic: bytes) -> None:
         pair, entropy = search.pair, self._machine.entropy
 
-        async with server.asking(
-            lambda client, ref: client.wait(topic, pair.side, pair.seal(self._card(), topic, entropy), ref)
-        ) as asked:
-            while True:
-                event = None
-                renew = self._renew
-                async with trio.open_nursery() as nursery:
+        def ask(client: RendezvousClient, ref: int) -> int:
+            return client.wait(topic, pair.side, pair.seal(self._card(), topic, entropy), ref)
 
-                    async def look_away(scope: trio.CancelScope, renew: trio.Event) -> None:
-                        await renew.wait()
-                        scope.cancel()
-
-                    nursery.start_soon(look_away, nursery.cancel_scope, renew)
-                    event = await asked.events.receive()
-                    nursery.cancel_scope.cancel()
+        async with server.asking(ask) as asked, trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_renewed, asked)
+            async for event in asked.events:
                 match event:
                     case Matched():
-                        await self._meet(search, server, topic, event)
+                        nursery.start_soon(self._meet, search, server, topic, event)
                         first, most = AGAIN
                         with trio.move_on_after(min(most, first * 2 ** min(search.failures, 8))):
                             await self._renew.wait()  # on another network it may work
                         search.failures += 1
                     case Denied(_, _, seconds):
                         await trio.sleep(max(float(seconds), LOOK_EVERY))
+                asked.again()
+
+    async def _keep_renewed(self, asked: Asked) -> Never:
+        """Say anew where we are, whenever that is elsewhere."""
+        while True:
+            await self._renew.wait()
+            if asked.ref:
                 asked.again()
 
     async def _meet(self, search: _Search, server: Server, topic: bytes, matched: Matched) -> None:

@@ -136,10 +136,10 @@ class Lab:
     directory: Path
     machines: list[Machine] = attrs.field(factory=list)
 
-    async def machine(self, name: str, **settings: Any) -> Machine:
+    async def machine(self, name: str, host: Host | None = None, **settings: Any) -> Machine:
         made = Machine(
             name,
-            self.network.host(name),
+            host or self.network.host(name),
             self.directory / name,
             self.nursery,
             Settings(lan=False, port=PORT, disk_floor=0, **settings),

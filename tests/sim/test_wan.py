@@ -114,6 +114,7 @@ def settings(here: World, **more: object) -> Settings:
         "announce": nothing,
         "offload": inline,
         "servers": here.names,
+        "lan": False,
         **more,
     }
     return Settings(**values)
@@ -124,11 +125,8 @@ async def nothing(*_: object) -> AsyncIterator[None]:
     yield
 
 
-async def meet(
-    here: World, ann: Host, ben: Host, monkeypatch: pytest.MonkeyPatch, payload: bytes = b"hello"
-) -> tuple[Side, Side, MemorySink]:
+async def meet(here: World, ann: Host, ben: Host, payload: bytes = b"hello") -> tuple[Side, Side, MemorySink]:
     """Ann listens, ben connects with the number that ann shows; both to their end, or ann let go of after it."""
-    monkeypatch.setattr("meshd.drivers.meeting.lan.browse", lambda interfaces: nowhere())
     sink = MemorySink()
     one = Side(ann, settings(here, takes_number=True, number=1), Cargo(None, sink), True)
     async with trio.open_nursery() as nursery:
@@ -148,22 +146,13 @@ async def meet(
     return one, other, sink
 
 
-@contextlib.asynccontextmanager
-async def nowhere() -> AsyncIterator[trio.MemoryReceiveChannel[object]]:
-    send, receive = trio.open_memory_channel[object](0)
-    async with send, receive:
-        yield receive
-
-
 @pytest.mark.parametrize("one", KINDS)
 @pytest.mark.parametrize("other", KINDS)
-async def test_two_behind_routers_of_all_kinds(
-    autojump_clock: object, monkeypatch: pytest.MonkeyPatch, one: str, other: str
-) -> None:
+async def test_two_behind_routers_of_all_kinds(autojump_clock: object, one: str, other: str) -> None:
     async with world() as here:
         ann = Router(here.network, "5.0.0.1", *KINDS[one]).host("ann")
         ben = Router(here.network, "6.0.0.1", *KINDS[other]).host("ben")
-        listener, connector, sink = await meet(here, ann, ben, monkeypatch)
+        listener, connector, sink = await meet(here, ann, ben)
         if {one, other} in CANNOT:
             assert isinstance(connector.error, NobodyFoundError) and connector.took < 15
             assert "maps each destination anew" in connector.error.what or "Both routers" in connector.error.what
@@ -175,24 +164,21 @@ async def test_two_behind_routers_of_all_kinds(
             assert connector.took < 3
 
 
-async def test_a_server_that_is_down_is_passed_over(autojump_clock: object, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_is_down_is_passed_over(autojump_clock: object) -> None:
     async with world(servers=1) as here:
         here.servers.insert(0, here.network.host("down", "7.0.0.99"))
         ann, ben = Router(here.network, "5.0.0.1").host("ann"), Router(here.network, "6.0.0.1").host("ben")
-        listener, connector, sink = await meet(here, ann, ben, monkeypatch)
+        listener, connector, sink = await meet(here, ann, ben)
         assert connector.error is None and sink.stored == b"hello"
         (numbered,) = listener.saw(Numbered)
         assert isinstance(numbered, Numbered) and numbered.server == "7.0.0.1:4440"
 
 
-async def test_no_server_at_all_is_said_with_each_ones_reason(
-    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_no_server_at_all_is_said_with_each_ones_reason(autojump_clock: object) -> None:
     async with world(servers=0) as here:
         here.servers += [here.network.host(name, f"7.0.0.{number}") for number, name in enumerate(("x", "y"), 1)]
         ann = Router(here.network, "5.0.0.1").host("ann")
         for listens in (True, False):
-            monkeypatch.setattr("meshd.drivers.meeting.lan.browse", lambda interfaces: nowhere())
             cargo = Cargo(None, MemorySink()) if listens else Cargo(MemorySource(b"x"), None)
             side = Side(ann, settings(here, takes_number=True, number=7), cargo, listens)
             await side.run()
@@ -200,38 +186,31 @@ async def test_no_server_at_all_is_said_with_each_ones_reason(
             assert all(str(name) in side.error.what for name in here.names)
 
 
-async def test_a_number_that_no_server_knows_is_said_soon(
-    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_number_that_no_server_knows_is_said_soon(autojump_clock: object) -> None:
     async with world() as here:
-        monkeypatch.setattr("meshd.drivers.meeting.lan.browse", lambda interfaces: nowhere())
         ben = Router(here.network, "6.0.0.1").host("ben")
         side = Side(ben, settings(here, number=77), Cargo(MemorySource(b"x"), None), False)
         await side.run()
         assert isinstance(side.error, NobodyFoundError) and "knows no number 77" in side.error.what and side.took < 10
 
 
-async def test_who_has_another_key_than_the_setting_says_hears_nothing(
-    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_who_has_another_key_than_the_setting_says_hears_nothing(autojump_clock: object) -> None:
     async with world(servers=1) as here:
-        pinned = [attrs.evolve(name, fingerprint=mark) for name in here.names for mark in ("a" * 52, IDENTITY.fingerprint)]
+        pinned = [
+            attrs.evolve(name, fingerprint=mark) for name in here.names for mark in ("a" * 52, IDENTITY.fingerprint)
+        ]
         ann = Router(here.network, "5.0.0.1").host("ann")
-        monkeypatch.setattr("meshd.drivers.meeting.lan.browse", lambda interfaces: nowhere())
         for name, code in zip(pinned, ("another key", "knows no number"), strict=True):
             side = Side(ann, settings(here, servers=(name,), number=7), Cargo(MemorySource(b"x"), None), False)
             await side.run()
             assert code in str(side.error)
 
 
-async def test_a_squatter_spends_its_entries_and_keeps_nobody_out(
-    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_squatter_spends_its_entries_and_keeps_nobody_out(autojump_clock: object) -> None:
     """It enters the number again and again, from one place, and never punches."""
     async with world(servers=1) as here:
         ann, ben = Router(here.network, "5.0.0.1").host("ann"), Router(here.network, "6.0.0.1").host("ben")
         squatter = here.network.host("squatter", "8.0.0.8")
-        monkeypatch.setattr("meshd.drivers.meeting.lan.browse", lambda interfaces: nowhere())
         sink = MemorySink()
         one = Side(ann, settings(here, takes_number=True, number=1), Cargo(None, sink), True)
         async with trio.open_nursery() as nursery:
@@ -243,15 +222,17 @@ async def test_a_squatter_spends_its_entries_and_keeps_nobody_out(
             matches = []
 
             async def squat() -> None:
-                async with open_endpoint(engine=engine("qh3"), identity=IDENTITY) as endpoint:
-                    async with open_wan(endpoint, here.names) as wan:
-                        (server,) = wan.servers
-                        enter = partial(squat_on, numbered.number)
-                        async with server.asking(enter) as asked:
-                            async for event in asked.events:
-                                matches.append(type(event).__name__)
-                                await trio.sleep(0.05)
-                                asked.again()
+                opened = open_endpoint(engine=engine("qh3"), identity=IDENTITY)
+                enter = partial(squat_on, numbered.number)
+                async with (
+                    opened as endpoint,
+                    open_wan(endpoint, here.names) as wan,
+                    wan.servers[0].asking(enter) as asked,
+                ):
+                    async for event in asked.events:
+                        matches.append(type(event).__name__)
+                        await trio.sleep(0.05)
+                        asked.again()
 
             nursery.start_soon(squatter.run, squat)
             await trio.sleep(1)
@@ -268,13 +249,10 @@ def squat_on(number: int, client: RendezvousClient, ref: int) -> int:
     return client.enter(number, Nat.UNKNOWN)
 
 
-async def test_who_knows_the_number_alone_spends_a_try_and_gets_nothing(
-    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_who_knows_the_number_alone_spends_a_try_and_gets_nothing(autojump_clock: object) -> None:
     async with world(servers=1) as here:
         ann, eve = Router(here.network, "5.0.0.1").host("ann"), Router(here.network, "6.0.0.1").host("eve")
         ben = Router(here.network, "9.0.0.1").host("ben")
-        monkeypatch.setattr("meshd.drivers.meeting.lan.browse", lambda interfaces: nowhere())
         sink = MemorySink()
         one = Side(ann, settings(here, takes_number=True, number=1), Cargo(None, sink), True)
         async with trio.open_nursery() as nursery:
@@ -296,9 +274,7 @@ async def test_who_knows_the_number_alone_spends_a_try_and_gets_nothing(
             nursery.cancel_scope.cancel()
 
 
-async def test_the_server_carries_no_payload_and_is_not_needed_once_they_have_met(
-    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_server_carries_no_payload_and_is_not_needed_once_they_have_met(autojump_clock: object) -> None:
     async with world(servers=1) as here:
         ann, ben = Router(here.network, "5.0.0.1").host("ann"), Router(here.network, "6.0.0.1").host("ben")
         through = 0
@@ -309,7 +285,7 @@ async def test_the_server_carries_no_payload_and_is_not_needed_once_they_have_me
 
         here.network.tap = tap
         payload = b"p" * 3_000_000
-        _, connector, sink = await meet(here, ann, ben, monkeypatch, payload)
+        _, connector, sink = await meet(here, ann, ben, payload)
         assert connector.error is None and sink.stored == payload
         assert 0 < through < 60_000
 
@@ -338,19 +314,16 @@ async def test_a_candidate_that_is_a_victim_draws_what_the_page_allows_and_no_qu
 
         monkeypatch.setattr(Board, "take", lie)
         ann, ben = Router(here.network, "5.0.0.1").host("ann"), Router(here.network, "6.0.0.1").host("ben")
-        _, connector, _ = await meet(here, ann, ben, monkeypatch)
+        _, connector, _ = await meet(here, ann, ben)
         assert isinstance(connector.error, NobodyFoundError)
         assert 0 < len(drawn) <= 2 * 60 and all(len(each) <= 64 and not each[0] & 0x40 for each in drawn)
 
 
-async def test_a_server_that_restarts_gives_a_number_again_and_another_is_told(
-    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_server_that_restarts_gives_a_number_again_and_another_is_told(autojump_clock: object) -> None:
     async with world(servers=0) as here:
         here.servers.append(here.network.host("server", "7.0.0.1"))
         scope = await here.serve(here.servers[0])
         ann, ben = Router(here.network, "5.0.0.1").host("ann"), Router(here.network, "6.0.0.1").host("ben")
-        monkeypatch.setattr("meshd.drivers.meeting.lan.browse", lambda interfaces: nowhere())
         sink = MemorySink()
         one = Side(ann, settings(here, takes_number=True, number=1, timeout=300.0), Cargo(None, sink), True)
         async with trio.open_nursery() as nursery:
