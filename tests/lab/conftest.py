@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemons import Daemon, all_linked, daemons, join
+from tests.lab.nat import TOOLS, Wan
 from tests.lab.network import Host, Lan, why_not
 from tests.processes import Programs, new_words, programs
 
@@ -37,6 +38,14 @@ def lan(_possible: str | None) -> Iterator[Lan]:
     """A LAN of this test's own."""
     need(_possible)
     with Lan() as made:
+        yield made
+
+
+@pytest.fixture
+def wan() -> Iterator[Wan]:
+    """An internet of this test's own."""
+    need(why_not(*TOOLS))
+    with Wan() as made:
         yield made
 
 

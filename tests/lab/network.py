@@ -41,9 +41,9 @@ def why_not(*tools: str) -> str | None:
     return None
 
 
-def run(*command: str) -> str:
-    """Run a command to its end; returns its output, and raises with what it said when it fails."""
-    done = subprocess.run(command, capture_output=True, text=True)
+def run(*command: str, given: str | None = None) -> str:
+    """Run a command to its end, `given` its input; returns its output, and raises with what it said when it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, input=given)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
     return done.stdout
 
