@@ -95,7 +95,7 @@ def _not_bound(options: Options, error: OSError) -> TetherError:
     if error.errno == errno.EADDRINUSE:
         return RefusedError(
             f"UDP port {options.port} is in use on this machine.",
-            "Does a server run already? Another port: --port NUMBER",
+            "Does a server run already? Name another port with --port.",
         )
     where = f"{options.host or 'all addresses'}, UDP port {options.port}"
     return RefusedError(f"The server cannot bind to {where}: {error.strerror or error}.", "See --host and --port.")

@@ -108,9 +108,9 @@ class _Client:
 class Server:
     """Serves the clients of an endpoint that was opened with ALPNS and `limits`."""
 
-    def __init__(self, endpoint: Endpoint, places: int = DEFAULT_CLIENTS) -> None:
+    def __init__(self, endpoint: Endpoint, most_clients: int = DEFAULT_CLIENTS) -> None:
         self.endpoint = endpoint
-        self.board = Board(secrets.token_bytes, places)
+        self.board = Board(secrets.token_bytes, most_clients)
         self.counts = Counts()
         self._clients: dict[int, _Client] = {}
         self._of_source = Counter[bytes]()

@@ -53,7 +53,7 @@ WRONG_SECONDS: Final = 60.0
 WAITS_PER_CONNECTION: Final = 256
 """Asks of one client at once: a mesh of machines, two days."""
 
-WAITS_PER_PLACE: Final = 20
+ASKS_FOR_EACH: Final = 20
 """Asks in all, for each client that the server takes: cards are most of what is kept, and this is what bounds them."""
 
 TAKEN_SECONDS: Final = 2
@@ -118,12 +118,12 @@ class _Wrong:
 class Board:
     """What a server knows of those who are connected. `entropy(n)` gives n random bytes; times are seconds on one clock.
 
-    `places` is how many clients the server takes: it bounds what all of them may ask for at once.
+    `most_clients` is how many the server takes: it bounds what all of them may ask for at once.
     """
 
-    def __init__(self, entropy: Callable[[int], bytes], places: int) -> None:
+    def __init__(self, entropy: Callable[[int], bytes], most_clients: int) -> None:
         self._entropy = entropy
-        self._most = WAITS_PER_PLACE * places
+        self._most = ASKS_FOR_EACH * most_clients
         self._clients: dict[int, _Client] = {}
         self._numbers: dict[int, _Number] = {}
         self._topics: dict[bytes, _Topic] = {}

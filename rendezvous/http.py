@@ -74,7 +74,7 @@ def _bind(address: Address) -> int:
         bound.close()
         raise RefusedError(
             f"Metrics cannot be served at {address}: {error.strerror}.",
-            "Name another port with --metrics HOST:PORT, or: --metrics off",
+            "Name another port with --metrics HOST:PORT, or use --metrics off.",
         ) from error
     return bound.detach()
 

@@ -37,7 +37,8 @@ def load(path: Path) -> TlsIdentity:
             if mode & 0o077:
                 raise RefusedError(
                     f"{path} can be read by other users of this machine.",
-                    f"Whoever has the key can be taken for this server. Delete it to have a new one made, or: chmod 600 {path}",
+                    "Whoever has it can stand in for this server. Delete it to have another made, or keep it. "
+                    f"Run: chmod 600 {path}",
                 )
             pem = file.read(SIZE_LIMIT)
     except FileNotFoundError as error:

@@ -177,6 +177,33 @@ TABLE = (
             "meshd.tools": "tools belong to the daemon",
         },
     ),
+    Room(
+        "rendezvous.board",
+        ("meshd.wire", "meshd.model"),
+        ("attrs",),
+        "the board decides who meets whom: it is told what happens, and when",
+        {**SANS_IO, "random": NO_CHANCE, "secrets": NO_CHANCE, "uuid": NO_CHANCE},
+    ),
+    Room(
+        "rendezvous",
+        (
+            *("meshd.wire", "meshd.model"),
+            *(
+                "meshd.drivers.quic",
+                "meshd.drivers.quic_door",
+                "meshd.drivers.quic_engine",
+                "meshd.drivers.tls_identity",
+            ),
+            *("meshd.drivers.logs", "meshd.drivers.readiness", "meshd.drivers.one_error"),
+        ),
+        ("attrs", "click", "platformdirs", "structlog", "trio", "hypercorn", "starlette", "prometheus_client"),
+        "the server joins clients to its board over QUIC, and holds neither words nor data",
+        {
+            "meshd.node": "a server is no member of anything",
+            "meshd.protocol": "what peers prove to each other is not its business",
+            "meshd.store": "it keeps nothing but its key",
+        },
+    ),
 )
 
 SOLE_IMPORTERS = {
@@ -186,6 +213,9 @@ SOLE_IMPORTERS = {
     "spake2": "meshd.protocol.pairing",
     "noise": "meshd.protocol.handshake",
     "rfc8785": "meshd.model.handle",
+    "hypercorn": "rendezvous.http",  # loaded only where metrics are asked for
+    "starlette": "rendezvous.http",
+    "prometheus_client": "rendezvous.http",
     # It would hide an import from this file; the engine is chosen when it is known, and the other is never loaded.
     "importlib": "meshd.drivers.quic_engine",
 }
@@ -273,6 +303,25 @@ def test_quic_moves_bytes_without_protocol_or_store() -> None:
     assert not [name for name in loaded if within(name, "meshd.protocol") or within(name, "meshd.store")]
 
 
+def test_the_rendezvous_server_loads_neither_protocol_nor_store() -> None:
+    program = "import sys, rendezvous.__main__, rendezvous.http; print('\\n'.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+    assert "rendezvous.board" in loaded
+    never = (
+        "meshd.protocol",
+        "meshd.store",
+        "meshd.node",
+        "meshd.tools",
+        "apsw",
+        "noise",
+        "spake2",
+        "mnemonic",
+        "blake3",
+    )
+    assert not [name for name in loaded if any(within(name, roof) for roof in never)]
+
+
 @pytest.mark.parametrize(
     ("module", "source"),
     [
@@ -293,6 +342,12 @@ def test_quic_moves_bytes_without_protocol_or_store() -> None:
         ("meshd.drivers.lan", "import tether_lite.words"),
         ("tether_lite.words", "import meshd.store.blobs"),
         ("meshd.errors", "import meshd.status"),
+        ("rendezvous.board", "import secrets"),
+        ("rendezvous.board", "from rendezvous import app"),
+        ("rendezvous.app", "from meshd.protocol import pairing"),
+        ("rendezvous.app", "from meshd.drivers import links"),
+        ("rendezvous.app", "import starlette"),
+        ("meshd.node.node", "import rendezvous.board"),
         ("meshd.attic", "import os"),
     ],
 )

@@ -13,7 +13,7 @@ from meshd import config
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-OURS = {"meshd", "tether_lite", "tests"}
+OURS = {"meshd", "rendezvous", "tether_lite", "tests"}
 
 
 def names(requirements: list[str]) -> set[str]:
@@ -51,7 +51,7 @@ FOR_TESTS = names(PROJECT["optional-dependencies"]["test"])
 
 @pytest.mark.parametrize(
     ("rooms", "declared"),
-    [(("meshd", "tether_lite"), DECLARED), (("tests", "examples"), DECLARED | FOR_TESTS)],
+    [(("meshd", "rendezvous", "tether_lite"), DECLARED), (("tests", "examples"), DECLARED | FOR_TESTS)],
     ids=["program", "tests"],
 )
 def test_what_is_imported_is_declared(rooms: tuple[str, ...], declared: set[str]) -> None:
@@ -60,7 +60,7 @@ def test_what_is_imported_is_declared(rooms: tuple[str, ...], declared: set[str]
 
 
 def test_what_is_declared_is_imported() -> None:
-    assert DECLARED - set(distributions_of(modules_imported_in("meshd", "tether_lite"))) == set()
+    assert DECLARED - set(distributions_of(modules_imported_in("meshd", "rendezvous", "tether_lite"))) == set()
 
 
 def test_no_other_package_is_shipped_than_those_that_are_looked_at() -> None:

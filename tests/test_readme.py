@@ -90,5 +90,5 @@ def test_every_link_and_path_leads_somewhere(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)\s#]+)", text) if "://" not in link]
     assert [link for link in links if not (document.parent / link).exists()] == []
-    paths = re.findall(r"`((?:meshd|tether_lite|tests|docs|examples)/[\w./-]*)`", text)
+    paths = re.findall(r"`((?:meshd|rendezvous|tether_lite|tests|docs|examples|systemd)/[\w./-]*)`", text)
     assert [path for path in paths if not (ROOT / path).exists()] == []

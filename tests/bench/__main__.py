@@ -1,6 +1,6 @@
 """All benchmarks, one after the other: `make bench`."""
 
-from tests.bench import idle, pairing, replicate, small_files, transfer, trees
+from tests.bench import idle, pairing, rendezvous, replicate, small_files, transfer, trees
 
 if __name__ == "__main__":
     pairing.main()
@@ -9,3 +9,4 @@ if __name__ == "__main__":
     trees.main()
     replicate.main()
     idle.main()
+    rendezvous.main()

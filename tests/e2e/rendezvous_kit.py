@@ -124,7 +124,7 @@ def processes(directory: Path) -> Iterator[Callable[..., Process]]:
 
 @contextlib.asynccontextmanager
 async def clients() -> AsyncIterator[Callable[..., Any]]:
-    """`await call(address, host=...)` dials from a socket of its own on that loopback address."""
+    """`await call(address, host)` dials from a socket of its own on that loopback address, or from an endpoint's."""
     engine = Engine()
     async with trio.open_nursery() as nursery:
 
@@ -133,8 +133,8 @@ async def clients() -> AsyncIterator[Callable[..., Any]]:
                 task_status.started(endpoint)
                 await trio.sleep_forever()
 
-        async def call(address: Address, host: str = "127.0.0.1") -> Caller:
-            endpoint: Endpoint = await nursery.start(opened, host)
+        async def call(address: Address, host: str = "127.0.0.1", endpoint: Endpoint | None = None) -> Caller:
+            endpoint = endpoint or await nursery.start(opened, host)
             connection = await endpoint.dial(address, timeout=WITHIN, alpns=ALPNS)
             connection.admit()
             caller = Caller(endpoint, connection, await connection.open_stream())

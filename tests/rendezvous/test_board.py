@@ -26,6 +26,7 @@ from meshd.wire.rendezvous import (
     Wait,
 )
 from rendezvous.board import (
+    ASKS_FOR_EACH,
     ENTRIES_PER_SOURCE,
     LIFETIME,
     NUMBERS_PER_SOURCE,
@@ -33,7 +34,6 @@ from rendezvous.board import (
     SPAN,
     TAKEN_SECONDS,
     WAITS_PER_CONNECTION,
-    WAITS_PER_PLACE,
     WRONG_PER_SOURCE,
     WRONG_SECONDS,
     Board,
@@ -47,9 +47,9 @@ def place(client: int) -> Address:
     return Address(f"198.51.100.{client}", 1000 + client)
 
 
-def board_of(*clients: int, places: int = 1000, seed: int = 1) -> Board:
+def board_of(*clients: int, most_clients: int = 1000, seed: int = 1) -> Board:
     """A board on which these are, each from a source of its own."""
-    made = Board(random.Random(seed).randbytes, places)
+    made = Board(random.Random(seed).randbytes, most_clients)
     for each in clients:
         made.join(each, bytes([each]), place(each))
     return made
@@ -257,8 +257,8 @@ def test_waits_of_a_connection_and_of_all_are_bounded() -> None:
     assert isinstance(refused, Refused) and refused.why is Refusal.TOO_MANY and refused.seconds > 0
     assert wait(board, 1, Side.FIRST, ref=1, topic=bytes(32)) == [], "a renewal is none more"
 
-    few = board_of(1, 2, places=2)
-    for ref in range(1, WAITS_PER_PLACE * 2 + 1):
+    few = board_of(1, 2, most_clients=2)
+    for ref in range(1, ASKS_FOR_EACH * 2 + 1):
         assert wait(few, 1, Side.FIRST, ref=ref, topic=ref.to_bytes(32, "big")) == []
     assert kinds(wait(few, 2, Side.FIRST)) == [(2, Refused)]
     few.take(1, Leave(1), 0)
@@ -311,7 +311,7 @@ class AgainstModel(RuleBasedStateMachine):
             return self.board.take(client, message, self.now)
 
     def room(self, client: int) -> bool:
-        return sum(key[0] == client for key in self.asks) < CAP and len(self.asks) < WAITS_PER_PLACE
+        return sum(key[0] == client for key in self.asks) < CAP and len(self.asks) < ASKS_FOR_EACH
 
     def refused(self, outcomes: list[Outcome], client: int, ref: int, why: Refusal) -> None:
         told, message = outcomes[0]
