@@ -19,7 +19,7 @@ from meshd.model.address import Address
 from meshd.model.candidate import Candidate
 from meshd.model.server import ServerName
 from meshd.protocol.pairing import PAIRING_DEADLINE
-from meshd.protocol.punching import ATTEMPT_SECONDS, Opened, reason
+from meshd.protocol.punching import ATTEMPT_SECONDS, Opened, preference, reason
 from meshd.protocol.rendezvous import Crowded, Denied, Given, Matched
 from meshd.wire.rendezvous import Nat, Refusal, Side
 
@@ -249,7 +249,8 @@ class WanSearch:
 
         def add(path: Opened) -> None:
             opened.append(path.address)
-            self.found(Candidate(f"rendezvous {server.name}", self.as_candidate, tuple(opened)))
+            addresses = tuple(sorted(opened, key=preference))
+            self.found(Candidate(f"rendezvous {server.name}", self.as_candidate, addresses))
 
         outcome = await self.wan.punch(server, matched, Side.FIRST, add)
         why = reason(self.wan.nat, matched.nat, heard=outcome.heard, sent=outcome.sent)

@@ -18,6 +18,7 @@ import attrs
 from meshd.model.address import Address
 from meshd.model.candidate import Gone, Neighbour
 from meshd.model.identity import NodeId
+from meshd.protocol.punching import preference
 
 NEIGHBOURS_LIMIT: Final = 64
 """Announcements of one mesh's that are held: more machines on one LAN are an attack, or find each other by other ways."""
@@ -107,7 +108,7 @@ class PeerBook:
         self._by_hand: dict[Address, NodeId | None] = {}
         self._remembered: dict[NodeId, list[Address]] = {}
         self._learnt: dict[NodeId, tuple[Address, ...]] = {}
-        self._punched: dict[NodeId, Address] = {}
+        self._punched: dict[NodeId, list[Address]] = {}
         self._states: dict[Address, _State] = {}
         self._instances: dict[str, NodeId] = {}
         """Whose an announcement is, once somebody was met at one of its addresses."""
@@ -180,7 +181,8 @@ class PeerBook:
 
     def punched(self, node: NodeId, address: Address) -> None:
         """A path to this member was opened there just now. It closes by itself, so the first failure forgets it."""
-        self._punched[node] = address
+        kept = {address, *self._punched.get(node, ())}
+        self._punched[node] = sorted(kept, key=lambda each: (preference(each), str(each)))[:HINTS_LIMIT]
         self._states.setdefault(address, _State()).failures = 0
 
     def learnt(self, node: NodeId) -> tuple[Address, ...]:
@@ -212,7 +214,9 @@ class PeerBook:
         state = self._states.setdefault(address, _State())
         state.failures += 1
         state.why = why
-        self._punched = {node: each for node, each in self._punched.items() if each != address}
+        for punched in self._punched.values():
+            if address in punched:
+                punched.remove(address)
         self._trim()
 
     def is_ours(self, address: Address) -> None:
@@ -290,7 +294,7 @@ class PeerBook:
                 for address, node in self._by_hand.items()
                 if (node or self._state(address).occupant) == target
             ),
-            *((each, Kind.WAN) for node, each in self._punched.items() if node == target),
+            *((address, Kind.WAN) for address in self._punched.get(target, ())),
             *((address, Kind.REMEMBERED) for address in self._remembered.get(target, ())),
             *((address, Kind.LEARNT) for address in self._learnt.get(target, ())),
         ]
@@ -300,7 +304,7 @@ class PeerBook:
         lines: list[tuple[Address, Kind, NodeId | None]] = []
         for instance, neighbour in self._neighbours.items():
             lines += [(each, Kind.LAN, self._instances.get(instance)) for each in neighbour.addresses]
-        lines += [(each, Kind.WAN, node) for node, each in self._punched.items()]
+        lines += [(each, Kind.WAN, node) for node, kept in self._punched.items() for each in kept]
         lines += [(each, Kind.BY_HAND, node or self._state(each).occupant) for each, node in self._by_hand.items()]
         lines += [(each, Kind.REMEMBERED, node) for node, kept in self._remembered.items() for each in kept]
         lines += [(each, Kind.LEARNT, node) for node, learnt in self._learnt.items() for each in learnt]

@@ -213,12 +213,8 @@ def may_be_punched(address: Address, *, loopback: bool) -> bool:
     return not (real.is_multicast or real.is_unspecified or real.is_reserved or real.is_link_local)
 
 
-def better(one: Address, other: Address) -> bool:
-    """Whether to dial `one` before `other`: a private address is a LAN's, and IPv6 needs no translation."""
-    return _rank(one) < _rank(other)
-
-
-def _rank(address: Address) -> int:
+def preference(address: Address) -> int:
+    """The order in which to dial: a private address is a LAN's, and IPv6 needs no translation."""
     ip = ipaddress.ip_address(address.host)
     if ip.is_private:
         return 0

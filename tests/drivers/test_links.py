@@ -458,3 +458,43 @@ async def test_five_that_know_one_another_settle_to_one_link_each(autojump_clock
             for other in machines:
                 if other is not one:
                     assert one.link(other).dialled_here != other.link(one).dialled_here
+
+
+async def test_a_path_that_was_opened_is_dialled_at_once_whatever_else_is_tried(autojump_clock) -> None:
+    async with mesh() as home:
+        ann, bob = home.machine("ann"), home.machine("bob")
+        remembers(ann, bob, *(Address(f"10.9.9.{number}", PORT) for number in range(1, 12)))
+        home.start(ann, bob)
+        await until(lambda: ann.dials)
+        for _ in range(5):
+            await trio.sleep(1)
+        ann.links.punched(bob.node, bob.address)
+        assert await until(lambda: are_linked(ann, bob)) < 1
+        assert ann.link(bob).path is PathKind.WAN
+
+
+async def test_a_link_across_the_internet_gives_way_to_a_nearer_one_and_stays_when_there_is_none(
+    autojump_clock,
+) -> None:
+    async with mesh() as home:
+        ann, bob = home.machine("ann"), home.machine("bob")
+        home.start(ann, bob)
+        await until(lambda: ann.links and bob.links)
+        ann.links.punched(bob.node, bob.address)
+        await until(lambda: are_linked(ann, bob))
+        far = ann.link(bob)
+        # An announcement that leads nowhere changes nothing, and is not tried for ever.
+        ann.sees(bob, Address("10.9.9.9", PORT))
+        ann.links._book.met(f"{bob.name:0>16}", Address("10.9.9.9", PORT), bob.node)
+        ann.links.recheck()
+        await trio.sleep(120)
+        assert ann.link(bob) is far and len([to for _, to in ann.dials if to.host == "10.9.9.9"]) <= 5
+        # One that leads to it does: by another address of the same machine.
+        ann.sees(bob, Address(bob.host.addresses[1], PORT))
+        await until(lambda: ann.link(bob) is not far, within=90)
+        assert ann.link(bob).path is PathKind.LAN
+        await until(lambda: far.connection.closed is not None, within=10)
+        assert are_linked(ann, bob)
+        dials = len(ann.dials)
+        await trio.sleep(300)
+        assert ann.link(bob).path is PathKind.LAN and len(ann.dials) == dials

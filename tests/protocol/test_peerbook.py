@@ -239,3 +239,37 @@ def test_nothing_from_the_network_makes_the_book_forget_what_worked(steps, node)
     for name, *arguments in steps:
         getattr(book, name)(*arguments)
     assert at(99) in [each.address for each in book.hints(node)]
+
+
+def test_a_path_that_was_punched_comes_after_a_lan_and_is_forgotten_at_its_first_failure(book: PeerBook) -> None:
+    book.add_by_hand(at(3), ANN)
+    book.punched(ANN, at(9))
+    book.seen(announced("here", at(1)))
+    book.met("here", at(1), ANN)
+    assert [each.kind for each in book.hints(ANN)] == [Kind.LAN, Kind.WAN, Kind.BY_HAND]
+    assert [each.kind for each in book.entries() if each.address == at(9)] == [Kind.WAN]
+    book.failed(at(9), "no answer")
+    assert at(9) not in [each.address for each in book.hints(ANN)]
+    book.punched(ANN, at(9))
+    assert not book.is_bad(at(9)), "opened anew, it is as good as at first"
+    book.confirmed(ANN, at(9), ANN, 5.0)
+    assert Hint(at(9), Kind.REMEMBERED) in book.hints(ANN)
+    book.punched(BOB, at(8))
+    book.network_changed()
+    assert not book.hints(BOB)
+
+
+def test_an_address_is_bad_after_a_few_failures(book: PeerBook) -> None:
+    book.add_by_hand(at(1), ANN)
+    for bad in (False, False, True, True):
+        book.failed(at(1), "no answer")
+        assert book.is_bad(at(1)) is bad
+
+
+def test_of_several_open_paths_that_of_a_lan_is_dialled_first_and_the_others_stay(book: PeerBook) -> None:
+    far, six, near = Address("5.0.0.1", 4), Address("2a00::1", 4), at(1, 4)
+    for each in (far, near, six):
+        book.punched(ANN, each)
+    assert [each.address for each in book.hints(ANN)] == [near, six, far]
+    book.failed(near, "no answer")
+    assert [each.address for each in book.hints(ANN)] == [six, far]

@@ -22,8 +22,8 @@ from meshd.protocol.punching import (
     Opened,
     Pacer,
     Punch,
-    better,
     may_be_punched,
+    preference,
     punch_tag,
     reason,
 )
@@ -243,9 +243,9 @@ def test_whatever_else_comes_is_dropped(junk: bytes, attempt: int) -> None:
 
 
 def test_a_lan_is_dialled_before_the_internet() -> None:
-    lan, six, four = Address("192.168.1.2", 1), Address("2001:db8:1::2", 1), Address("5.0.0.1", 1)
-    assert better(lan, four) and better(Address("2a00::1", 1), four) and not better(four, lan)
-    assert may_be_punched(lan, loopback=False) and may_be_punched(Address("2a00::1", 1), loopback=False) and six
+    lan, six, four = Address("192.168.1.2", 1), Address("2a00::2", 1), Address("5.0.0.1", 1)
+    assert sorted((four, six, lan), key=preference) == [lan, six, four]
+    assert all(may_be_punched(each, loopback=False) for each in (lan, six, four))
 
 
 def test_reasons_are_of_what_was_seen() -> None:
