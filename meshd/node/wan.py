@@ -170,13 +170,19 @@ class Seeking:
         with search.scope:
             while True:
                 wall = self._machine.clocks.wall_ms()
+                # No longer than RENEW: the clock of waits may stand still while the machine sleeps.
+                until = trio.current_time() + min((next_change_ms(wall) - wall) / 1000 + 1, RENEW)
+                places = self._places(search.pair, wall)
                 async with trio.open_nursery() as nursery:
-                    for topic in search.pair.topics(wall):
-                        for server in self._servers(topic):
-                            nursery.start_soon(self._wait, search, server, topic)
-                    # No longer than RENEW: the clock of waits may stand still while the machine sleeps.
-                    await trio.sleep(min((next_change_ms(wall) - wall) / 1000 + 1, RENEW))
+                    for server, topic in places:
+                        nursery.start_soon(self._wait, search, server, topic)
+                    while trio.current_time() < until and places == self._places(search.pair, wall):
+                        await trio.sleep(LOOK_EVERY)
                     nursery.cancel_scope.cancel()
+
+    def _places(self, pair: Pair, wall_ms: int) -> list[tuple[Server, bytes]]:
+        """Where to wait now."""
+        return [(server, topic) for topic in pair.topics(wall_ms) for server in self._servers(topic)]
 
     def _servers(self, topic: bytes) -> list[Server]:
         """Those that hash highest; when none of them can be reached, the next as well."""

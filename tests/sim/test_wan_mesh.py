@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from meshd.drivers.quic import open_endpoint
+from meshd.protocol.topics import Pair, choose_servers
 from meshd.wire.rendezvous import Wait
 from rendezvous.app import ALPNS, Server, limits
 from rendezvous.board import Board
@@ -138,6 +139,34 @@ async def test_what_is_linked_needs_no_server(autojump_clock: object, tmp_path: 
         await until(lambda: ann.linked == {"ben"}, "they meet anew", within=120)
 
 
+async def test_when_the_servers_of_a_topic_are_down_the_next_are_taken(autojump_clock: object, tmp_path: Path) -> None:
+    async with internet(tmp_path, servers=0) as here:
+        scopes = {}
+        for number in range(5):
+            host = here.lab.network.host(f"server{number}", f"7.0.0.{number + 1}")
+            here.servers.append(host)
+            scopes[f"{host.address}:{PORT}"] = await here.serve(host)
+        ann, ben = await here.founded("ann", "ben")
+        assert ann.node is not None and ann.node.seeking is not None
+        pair = Pair.of(ann.mesh.id, ann.node.machine.keys.noise_private, *keys_of(ann, ben))
+        topic = pair.topic(ann.time.clocks.wall_ms() // (DAY * 1000))
+        await ben.stop()
+        await until(lambda: not ann.linked, "it is gone")
+        for name in choose_servers(topic, scopes)[:2]:
+            scopes[name].cancel()
+        here.routers["ben"].renumber("5.9.0.9")
+        await ben.start()
+        await until(lambda: ann.linked == {"ben"}, "they meet at another", within=60)
+
+
+def keys_of(one: Machine, other: Machine) -> list[bytes]:
+    found = []
+    for each in (one, other):
+        assert each.node is not None
+        found.append(each.node.machine.keys.identity.noise_key)
+    return found
+
+
 async def test_routers_that_cannot_be_joined_are_told_with_the_reason(autojump_clock: object, tmp_path: Path) -> None:
     async with internet(tmp_path) as here:
         ann = await here.behind("ann", mapping=Mapping.ONE_FOR_EACH)
@@ -165,32 +194,16 @@ async def test_routers_that_cannot_be_joined_are_told_with_the_reason(autojump_c
 
 
 async def test_two_behind_one_router_link_directly(autojump_clock: object, tmp_path: Path) -> None:
-    """No multicast, and a router that does not turn its own address back: their own addresses are in the cards."""
+    """No multicast, and a router that does not turn its own address back."""
     async with internet(tmp_path) as here:
+        public = await here.lab.machine("open", rendezvous=tuple(f"{each.address}:{PORT}" for each in here.servers))
+        await public.call("init", mesh="lab", name="open", recovery=False)
         router = Router(here.lab.network, "5.0.0.77")
         ann, ben = await here.behind("ann", router), await here.behind("ben", router)
-        await ann.call("init", mesh="lab", name="ann", recovery=False)
-        await here.lab.join(ann, ben)  # by address
-        await here.lab.all_linked(ann, ben)
-        await ben.stop()
-        for machine in (ann, ben):
-            (mesh,) = machine.directory.glob("meshes/*") if machine is ben else (None,)
-            if mesh is not None:
-                database = next(mesh.glob("*.db"))
-                import apsw
-
-                connection = apsw.Connection(str(database))
-                connection.execute("DELETE FROM address")
-                connection.close()
-        await ann.stop()
-        await ann.start()
-        ann.mesh.links._book._remembered.clear()
-        ann.mesh.links._book._learnt.clear()
-        await ben.start()
-        ben.mesh.links._book._learnt.clear()
-        await here.lab.all_linked(ann, ben)
-        (link,) = ann.mesh.links.current.values()
-        assert link.connection.peer.host.startswith("192.168.")
+        for each in (ann, ben):
+            await here.lab.join(public, each, wan=True)
+        await here.lab.all_linked(public, ann, ben)
+        assert ann.mesh.links.current[ben.id].connection.peer.host.startswith("192.168.")
 
 
 async def test_a_server_learns_topics_that_are_others_each_day_and_nothing_else(
