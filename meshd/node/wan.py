@@ -177,7 +177,8 @@ class Seeking:
                     for server, topic in places:
                         nursery.start_soon(self._wait, search, server, topic)
                     while trio.current_time() < until and places == self._places(search.pair, wall):
-                        await trio.sleep(LOOK_EVERY)
+                        with trio.move_on_after(LOOK_EVERY):
+                            await self._renew.wait()
                     nursery.cancel_scope.cancel()
 
     def _places(self, pair: Pair, wall_ms: int) -> list[tuple[Server, bytes]]:
