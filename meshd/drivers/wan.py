@@ -208,13 +208,15 @@ class WanSearch:
     """Called once, with the reason, when nobody will be found this way any more."""
 
     _reasons: list[str] = attrs.field(factory=list, init=False)
+    _unmet: list[str] = attrs.field(factory=list, init=False)
+    """Of listeners that were found and not reached: then it says nothing that another server knows none."""
 
     async def run(self) -> None:
         """Until nothing is left to try."""
         async with self.wan.watched(), trio.open_nursery() as nursery:
             for server in self.wan.servers:
                 nursery.start_soon(self._enter, server)
-        self.ended(" ".join(dict.fromkeys(self._reasons)))
+        self.ended(" ".join(dict.fromkeys(self._unmet or self._reasons)))
 
     async def _enter(self, server: Server) -> None:
         async with server.asking(lambda client, ref: client.enter(self.number, self.wan.nat)) as asked:
@@ -227,7 +229,7 @@ class WanSearch:
             while True:
                 match await asked.events.receive():
                     case Matched() as matched:
-                        self._reasons.append(await self._punch(server, matched))
+                        self._unmet.append(await self._punch(server, matched))
                         return
                     case Denied(_, Refusal.NO_SUCH_NUMBER, _):
                         missing += 1

@@ -221,8 +221,24 @@ def preference(address: Address) -> int:
     return 1 if ip.version == 6 else 2
 
 
+_SEEN: Final = {
+    Nat.UNKNOWN: "not known",
+    Nat.ONE_FOR_ALL: "one address for all destinations",
+    Nat.ONE_FOR_EACH: "another address for each destination",
+    Nat.NONE: "no translation",
+}
+
+
 def reason(ours: Nat, theirs: Nat, *, heard: bool, sent: int) -> str:
-    """Why a match led to no link, for people."""
+    """Why a match led to no link, for people: what is likely, what was seen of both routers, and what was tried."""
+    tried = f"{sent} datagrams in {ATTEMPTS} attempts of {ATTEMPT_SECONDS:g} s"
+    return (
+        f"{_why(ours, theirs, heard=heard, sent=sent)} Mapping seen: {_SEEN[ours]} on this side, {_SEEN[theirs]} on the "
+        f"other; tried: {tried}."
+    )
+
+
+def _why(ours: Nat, theirs: Nat, *, heard: bool, sent: int) -> str:
     if heard:
         return "Punches came through, and no connection over them did."
     if not sent:

@@ -256,8 +256,11 @@ def test_reasons_are_of_what_was_seen() -> None:
         for heard in (False, True)
         for sent in (0, 5)
     )
-    assert len(texts) == 7 and all(text.endswith(".") for text in texts)
+    assert len({text.partition(" Mapping seen: ")[0] for text in texts}) == 7
+    assert all(text.endswith("attempts of 4 s.") for text in texts)
     each, one = Nat.ONE_FOR_EACH, Nat.ONE_FOR_ALL
     assert "Both routers" in reason(each, each, heard=False, sent=1)
     assert "This side's" in reason(each, one, heard=False, sent=1)
     assert "other side's" in reason(one, each, heard=False, sent=1)
+    told = reason(each, Nat.UNKNOWN, heard=False, sent=41)
+    assert "another address for each destination on this side, not known on the other; tried: 41 datagrams" in told
