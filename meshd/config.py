@@ -88,6 +88,7 @@ class Settings(NamedTuple):
     lan: bool = True
     lan_interfaces: tuple[str, ...] = ()
     rendezvous: tuple[str, ...] = ()
+    port_mapping: bool = True
     quic_engine: EngineName | None = None
     blob_policy: BlobPolicy = "on-demand"
     blob_cap: int | None = None
@@ -207,6 +208,14 @@ RULES: Final = (
         False,
         "a list of HOST:PORT, each perhaps with #FINGERPRINT",
         "Servers by which members find each other across the internet, and which give numbers to `--wan`; empty: none.",
+    ),
+    Rule(
+        "port_mapping",
+        "TETHER_PORT_MAPPING",
+        _switch,
+        False,
+        "true, false",
+        "Where there are rendezvous servers: ask the router, by UPnP, to let members in at the daemon's port.",
     ),
     Rule(
         "quic_engine",

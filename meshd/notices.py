@@ -134,6 +134,20 @@ class TrySpent:
 
 
 @attrs.frozen
+class PortMapped:
+    """The router lets others in at our port, by this public address."""
+
+    address: str
+
+
+@attrs.frozen
+class PortUnmapped:
+    """It does not, any more or at all."""
+
+    why: str
+
+
+@attrs.frozen
 class Trouble:
     """Something a person should know and may have to act on."""
 
@@ -155,6 +169,8 @@ Notice = (
     | BlobFailed
     | Damaged
     | TrySpent
+    | PortMapped
+    | PortUnmapped
     | Trouble
 )
 

@@ -99,7 +99,7 @@ TABLE = (
             *("meshd.protocol", "meshd.wire", "meshd.model", "meshd.store"),
             *("meshd.status", "meshd.notices", "meshd.config"),
         ),
-        ("attrs", "blake3", "cryptography", "trio", "aioquic", "qh3", "zeroconf", "ifaddr", "structlog"),
+        ("attrs", "blake3", "cryptography", "trio", "aioquic", "qh3", "zeroconf", "ifaddr", "miniupnpc", "structlog"),
         "drivers carry out what machines decide, for any face",
         {
             "meshd.tools": "tools use drivers' results through their own narrow context",
@@ -210,6 +210,7 @@ SOLE_IMPORTERS = {
     "aioquic": "meshd.drivers.quic_engine",  # docs/decisions/0002: beside quic.py, which stays free of engines
     "qh3": "meshd.drivers.quic_engine",
     "zeroconf": "meshd.drivers.lan",
+    "miniupnpc": "meshd.drivers.igd",  # which is a process of its own: no other ever loads it
     "spake2": "meshd.protocol.pairing",
     "noise": "meshd.protocol.handshake",
     "rfc8785": "meshd.model.handle",

@@ -56,6 +56,14 @@ def _try_spent(told: Any) -> str:
     return f"pairing try {told.failed} failed, {told.remaining} left: {told.why}"
 
 
+def _port_mapped(told: Any) -> str:
+    return f"the router lets others in at {told.address}"
+
+
+def _port_unmapped(told: Any) -> str:
+    return f"the router lets nobody in by itself: {told.why}"
+
+
 def _trouble(told: Any) -> str:
     return f"{told.level}: {told.what} {told.advice}".rstrip()
 
@@ -73,6 +81,8 @@ LINES: Final[dict[str, Callable[[Any], str]]] = {
     "blob.failed": _blob_failed,
     "damaged": _damaged,
     "try.spent": _try_spent,
+    "port.mapped": _port_mapped,
+    "port.unmapped": _port_unmapped,
     "trouble": _trouble,
 }
 
