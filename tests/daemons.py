@@ -231,10 +231,14 @@ def _status_field(pid: int, name: str) -> int:
     raise AssertionError(f"no {name} for {pid}")
 
 
-def join(member: Daemon, newcomer: Daemon, within: float = WITHIN, peer: str | None = None) -> None:
-    """`tether invite` here, `tether join` there, both to their end; `peer` is where `member` is, without multicast."""
-    where = () if peer is None else ("--peer", peer)
-    inviting = member.begin("invite", "--json")
+def join(
+    member: Daemon, newcomer: Daemon, within: float = WITHIN, peer: str | None = None, *, wan: bool = False
+) -> None:
+    """`tether invite` here, `tether join` there, both to their end; `peer` is where `member` is, without multicast, and
+    `wan` has a rendezvous server say that."""
+    far = ("--wan",) if wan else ()
+    where = far if peer is None else (*far, "--peer", peer)
+    inviting = member.begin("invite", *far, "--json")
     try:
         assert inviting.stdout is not None
         code = ""

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,14 @@ IDENTITY = TlsIdentity.generate()
 
 
 class Process:
-    """One server on 127.0.0.1. `start` waits until it says that it is ready."""
+    """One server on 127.0.0.1, or on a `host` of another namespace that `prefix` leads to. `start` waits until it says
+    that it is ready."""
 
-    def __init__(self, directory: Path, **environment: str) -> None:
+    def __init__(
+        self, directory: Path, *, prefix: Sequence[str] = (), host: str = "127.0.0.1", **environment: str
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self.directory = directory
+        self.directory, self.host, self._prefix = directory, host, tuple(prefix)
         self.environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(directory),
@@ -54,12 +57,12 @@ class Process:
         )
 
     def start(self, *arguments: str, metrics: str = "off") -> "Process":
-        command = [sys.executable, "-m", "rendezvous", "serve", "--host", "127.0.0.1", "--json", "--metrics", metrics]
+        serve = [sys.executable, "-m", "rendezvous", "serve", "--host", self.host, "--json", "--metrics", metrics]
         if "--port" not in arguments:
             arguments = ("--port", "0", *arguments)
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, *arguments],
+                [*self._prefix, *serve, *arguments],
                 env=self.environment,
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
@@ -80,7 +83,7 @@ class Process:
 
     @property
     def address(self) -> Address:
-        return Address("127.0.0.1", self.ready["port"])
+        return Address(self.host, self.ready["port"])
 
     @property
     def pid(self) -> int:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.daemons import Daemon, all_linked, daemons, join
+from tests.lab.matrix import SEEN, text_table
+from tests.lab.meeting import Meeting, meeting
 from tests.lab.nat import TOOLS, Wan
 from tests.lab.network import Host, Lan, why_not
 from tests.processes import Programs, new_words, programs
@@ -18,6 +20,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.lab)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of routers, as far as it was made."""
+    if SEEN:
+        terminalreporter.section("which pairs of routers are joined")
+        terminalreporter.write_line(text_table())
 
 
 def need(reason: str | None) -> None:
@@ -46,6 +55,13 @@ def wan() -> Iterator[Wan]:
     """An internet of this test's own."""
     need(why_not(*TOOLS))
     with Wan() as made:
+        yield made
+
+
+@pytest.fixture
+def servers(wan: Wan, tmp_path: Path) -> Iterator[Meeting]:
+    """Two rendezvous servers on it."""
+    with meeting(wan, tmp_path) as made:
         yield made
 
 
