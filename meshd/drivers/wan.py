@@ -21,6 +21,7 @@ from meshd.model.server import ServerName
 from meshd.protocol.pairing import PAIRING_DEADLINE
 from meshd.protocol.punching import ATTEMPT_SECONDS, Opened, preference, reason
 from meshd.protocol.rendezvous import Crowded, Denied, Given, Matched
+from meshd.protocol.search import WAYS_LEFT
 from meshd.wire.rendezvous import Nat, Refusal, Side
 
 SECOND_LOOK: Final = 1.0
@@ -31,6 +32,8 @@ ANSWER_TIMEOUT: Final = 5.0
 
 ENTER_AGAIN: Final = 2.0
 """Seconds between two questions after a number that is not there: the other side may be starting again."""
+
+REACH_ADVICE: Final = "Is the address right, and does this network let UDP out? On one network no server is needed."
 
 ENTRIES: Final = 3
 """Times that a number which is not there is asked for."""
@@ -92,10 +95,7 @@ class Wan:
         each = "; ".join(
             f"{server.name}: {server.error.what if server.error else 'no answer'}" for server in self.servers
         )
-        return NobodyFoundError(
-            f"No rendezvous server could be reached ({each}).",
-            "Is the address right, and does this network let UDP out? On one network no server is needed.",
-        )
+        return NobodyFoundError(f"No rendezvous server could be reached ({each}).", REACH_ADVICE)
 
 
 @asynccontextmanager
@@ -210,8 +210,8 @@ class WanSearch:
     """What the search calls it: the number, or None where the passphrase was chosen."""
 
     found: Callable[[Candidate], None]
-    ended: Callable[[str], None]
-    """Called once, with the reason, when nobody will be found this way any more."""
+    ended: Callable[[str, str], None]
+    """Called once, with the reason and what to do, when nobody will be found this way any more."""
 
     _reasons: list[str] = attrs.field(factory=list, init=False)
     _unmet: list[str] = attrs.field(factory=list, init=False)
@@ -222,7 +222,13 @@ class WanSearch:
         async with self.wan.watched(), trio.open_nursery() as nursery:
             for server in self.wan.servers:
                 nursery.start_soon(self._enter, server)
-        self.ended(" ".join(dict.fromkeys(self._unmet or self._reasons)))
+        if self._unmet:
+            advice = WAYS_LEFT
+        elif any(server.is_connected for server in self.wan.servers):
+            advice = "Is the code right, does the listener still wait, and do both sides name the same server?"
+        else:
+            advice = REACH_ADVICE
+        self.ended(" ".join(dict.fromkeys(self._unmet or self._reasons)), advice)
 
     async def _enter(self, server: Server) -> None:
         async with server.asking(lambda client, ref: client.enter(self.number, self.wan.nat)) as asked:

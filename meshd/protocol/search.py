@@ -89,7 +89,7 @@ class Search:
         self._ended: dict[str, Miss] = {}
         self._last_end = now
         self._why: dict[str, str] = {}
-        self._wan_why: str | None = None
+        self._wan_why: tuple[str, str] | None = None
         if fixed is not None:
             self._candidates[""] = Candidate("", number, (fixed,))
 
@@ -105,9 +105,9 @@ class Search:
             if sighting.instance in self._candidates or len(alike) < CANDIDATES_LIMIT:
                 self._candidates[sighting.instance] = sighting
 
-    def wan_ended(self, why: str) -> None:
+    def wan_ended(self, why: str, advice: str) -> None:
         """Nobody will be found by rendezvous any more, for this reason. What a LAN shows is not waited for any longer."""
-        self._wan_why = why
+        self._wan_why = why, advice
 
     def missed(self, candidate: Candidate, miss: Miss, now: float, why: str = "") -> None:
         """Report an attempt that failed, and why."""
@@ -172,9 +172,8 @@ class Search:
                 "If it is not busy, a firewall may drop UDP on its port; or name its address with --peer HOST:PORT.",
             )
         if self._wan_why is not None:
-            return NobodyFoundError(
-                f"The listener was met neither on this network nor by rendezvous. {self._wan_why}", WAYS_LEFT
-            )
+            why, advice = self._wan_why
+            return NobodyFoundError(f"The listener was met neither on this network nor by rendezvous. {why}", advice)
         wanted = "with a chosen passphrase" if self._number is None else f"with number {self._number}"
         others = [each for each in self._candidates.values() if each not in self._meant]
         seen = f" Others are: {'; '.join(str(each) for each in others)}." if others else ""
