@@ -81,7 +81,7 @@ def _show(shown: Display, told: Told) -> None:
     match told.event:
         case "invite.opened":
             number = int(fields["code"].partition("-")[0])
-            shown.code(fields["code"], "tether join --wan" if fields["wan"] else "tether join")
+            shown.code(fields["code"], "tether join --wan" if fields.get("wan") else "tether join")
             shown.event(status.Waiting(fields["port"], number, fields["seconds"]))
         case "try.spent":
             shown.event(status.TrySpent(fields["failed"], fields["remaining"], fields["why"]))

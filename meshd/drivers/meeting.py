@@ -113,7 +113,13 @@ async def admit_one(
 
     Raises NobodyFoundError at the time-out, WrongPassphraseError when the window's tries are spent.
     """
-    door = Door(settings.pairings(profile), settings.timeout)
+
+    def observe(event: status.Event) -> None:
+        if allocation is not None and isinstance(event, status.TrySpent):
+            allocation.failed()
+        settings.observer(event)
+
+    door = Door(attrs.evolve(settings, observer=observe).pairings(profile), settings.timeout)
     warned = False
 
     def mismatched(error: VersionMismatchError) -> None:

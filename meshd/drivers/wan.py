@@ -135,11 +135,17 @@ class Allocation:
                         renumbered(number)
                     case Crowded():
                         say("Somebody else came for this number while one was here, and was sent away.")
+                    case Denied(_, Refusal.EXPIRED, _):
+                        self._asked.again()
                     case Denied(_, why, seconds):
                         say(f"The rendezvous server gives no number any more ({why.name.lower()}).")
                         await trio.sleep(max(seconds, ANSWER_TIMEOUT))
                         self._asked.again()
         raise AssertionError("a channel of ours is never closed by a server")
+
+    def failed(self) -> None:
+        """A run with who entered came to nothing: the number is open for the next."""
+        self._asked.free()
 
     async def _meet(self, matched: Matched, say: Callable[[str], None]) -> None:
         heard = trio.Event()

@@ -1,6 +1,6 @@
 """Content by its handle: which content is meant, and having it here. docs/protocol/blobs.md, "Names"."""
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -11,8 +11,10 @@ from meshd.errors import NobodyFoundError, RefusedError, TetherError
 from meshd.model.announcement import BlobRef
 from meshd.model.handle import BLOB, Handle
 from meshd.model.manifest import CONTENT_TYPE
-from meshd.node.mesh import Mesh
 from meshd.store.views import Found
+
+if TYPE_CHECKING:  # it is made of parts that ask here
+    from meshd.node.mesh import Mesh
 
 NEWS_WAIT: Final = 5.0
 """Seconds to wait for the record that announces a handle: it was perhaps made elsewhere a moment ago."""
@@ -24,7 +26,7 @@ HOP_WAIT: Final = 0.5
 """The same once every linked member has said all that it holds: what one beyond them wrote comes in a few round trips."""
 
 
-async def locate(mesh: Mesh, text: str, wait: float = 0.0) -> Found:
+async def locate(mesh: "Mesh", text: str, wait: float = 0.0) -> Found:
     """The content that a typed handle means.
 
     Raises UsageError for no handle, NobodyFoundError for one that nobody has announced, RefusedError when a short form
@@ -61,7 +63,7 @@ async def locate(mesh: Mesh, text: str, wait: float = 0.0) -> Found:
                     await news.wait()
 
 
-async def bring(mesh: Mesh, digest: bytes, *, wait: float | None, observer: Observer | None = None) -> BlobRef:
+async def bring(mesh: "Mesh", digest: bytes, *, wait: float | None, observer: Observer | None = None) -> BlobRef:
     """Have a blob here, whole. `wait`: seconds without a byte of it before giving up; None for ever.
 
     Descriptions of one blob may differ, and be lies about its size and chunks: the earliest is believed first, and at
@@ -87,7 +89,7 @@ async def bring(mesh: Mesh, digest: bytes, *, wait: float | None, observer: Obse
 
 
 async def bring_all(
-    mesh: Mesh, found: Found, *, wait: float | None, observer: Observer | None = None
+    mesh: "Mesh", found: Found, *, wait: float | None, observer: Observer | None = None
 ) -> tuple[BlobRef, bool]:
     """As `bring`, and of a directory all its files as well. Returns the reference, and whether it is a directory."""
     ref = await bring(mesh, found.digest, wait=wait, observer=observer)
@@ -99,7 +101,7 @@ async def bring_all(
     return ref, is_directory
 
 
-async def _is_directory(mesh: Mesh, ref: BlobRef) -> bool:
+async def _is_directory(mesh: "Mesh", ref: BlobRef) -> bool:
     """Whether a blob that is here is one: somebody says so, and it is the list of one.
 
     Both, because any member may describe anybody's blob, and date that back: neither does a file become unreadable by
@@ -117,7 +119,7 @@ async def _is_directory(mesh: Mesh, ref: BlobRef) -> bool:
     return True
 
 
-async def _last_known(mesh: Mesh, digest: bytes) -> str:
+async def _last_known(mesh: "Mesh", digest: bytes) -> str:
     """Who should have a blob, and is not here to ask."""
     now = mesh.journal.now_ms()
     found = await mesh.storage.read(lambda database: database.handles.metadata(BLOB, digest, now_ms=now))

@@ -10,6 +10,7 @@ from meshd.drivers.clocks import Clocks
 from meshd.drivers.keys import KeyState
 from meshd.drivers.networks import Interface, watch_addresses
 from meshd.drivers.pairing import system_entropy
+from meshd.drivers.portmap import PortMapping
 from meshd.drivers.quic import Endpoint
 from meshd.drivers.state import StateDirectory
 from meshd.drivers.threads import Offload, in_thread
@@ -30,6 +31,9 @@ class World:
     offload: Offload = in_thread
     watch_wakes: Callable[[Callable[[float], None]], Awaitable[object]] = watch_for_wakes
     """Calls what it is given with the seconds that were lost, whenever some were, for ever."""
+
+    map_ports: Callable[[PortMapping], Awaitable[object]] = PortMapping.run
+    """Keeps a port open at the router, for ever."""
 
     watch_addresses: Callable[[Callable[[tuple[Interface, ...]], None]], Awaitable[object]] = _addresses
     """Calls it with this machine's addresses, first at once and then whenever they change, for ever."""

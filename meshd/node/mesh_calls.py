@@ -131,6 +131,8 @@ class MeshCalls(Calls):
 
         def observe(event: status.Event) -> None:
             if isinstance(event, status.TrySpent):
+                if allocation is not None:
+                    allocation.failed()
                 spent = TrySpent(event.failed, event.remaining, event.why)
                 tell(spent)
                 self.node.machine.notify(spent)

@@ -15,6 +15,7 @@ from meshd.drivers.keys import load_or_create
 from meshd.drivers.link import Link
 from meshd.drivers.networks import Interface
 from meshd.drivers.one_error import one_error
+from meshd.drivers.portmap import PortMapping
 from meshd.drivers.quic import Endpoint, VersionMismatchError, open_endpoint
 from meshd.drivers.quic_engine import Engine
 from meshd.drivers.reception import Reception, answer_members
@@ -67,11 +68,15 @@ class Node:
             self._mismatched,
             answer_members(machine.keys, lambda: [each.membership for each in self.meshes.values()], self._adopt),
         )
+        self._mapping: PortMapping | None = None
         self.seeking: Seeking | None = None
         """Looks for members across the internet, where the settings name a server."""
         if names := parse_servers(loaded.settings.rendezvous):
             wan = Wan(machine.endpoint, names, self._seen)
             self.seeking = Seeking(machine, self.meshes, wan)
+            if loaded.settings.port_mapping:
+                port, host = machine.endpoint.port, loaded.settings.host
+                self._mapping = PortMapping(port, self.seeking.map_to, notify=machine.notify, host=host)
         self.stopping = trio.Event()
         """Set when somebody asked the daemon to end."""
         self.disk_free, self.disk_looked = machine.state.free_bytes(), time.monotonic()
@@ -95,6 +100,8 @@ class Node:
                 self._nursery.start_soon(self._watch_disk)
                 if self.seeking is not None:
                     self._nursery.start_soon(self.seeking.run)
+                if self._mapping is not None:
+                    self._nursery.start_soon(self._world.map_ports, self._mapping)
                 task_status.started()
         finally:
             self._nursery = None
@@ -182,8 +189,8 @@ class Node:
     # The world around.
 
     def _seen(self) -> None:
-        if self.seeking is not None:
-            self.seeking.seen()
+        if self.seeking is not None and self.seeking.seen() and self._mapping is not None:
+            self._mapping.network_changed()
 
     def _woke(self, lost: float) -> None:
         self.neighbours.changed()
@@ -201,6 +208,8 @@ class Node:
             mesh.links.network_changed()
         if self.seeking is not None:
             self.seeking.moved(interfaces)
+        if self._mapping is not None:
+            self._mapping.network_changed()
 
     async def _say_addresses(self, mesh: Mesh) -> None:
         """Keep a mesh informed of where this machine is. Loopback is told only where there is nothing else."""

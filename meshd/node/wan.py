@@ -107,8 +107,8 @@ class Seeking:
             self.mapped = address
             self._renew_all()
 
-    def seen(self) -> None:
-        """A server has said where it sees us. When that is elsewhere than before, our router has another address."""
+    def seen(self) -> bool:
+        """A server has said where it sees us. Whether that is elsewhere than before: our router has another address."""
         elsewhere = False
         for server in self.wan.servers:
             if server.observed is not None:
@@ -118,6 +118,7 @@ class Seeking:
             for mesh in self._meshes.values():
                 mesh.links.woke()
         self._renew_all()
+        return elsewhere
 
     def sought(self, mesh: Mesh, node: NodeId) -> bool:
         """Whether this member is looked for now."""

@@ -79,7 +79,7 @@ def test_an_invitation(tether: Programs, state: Path, daemon: Any) -> None:
     assert run.all_of("waiting") == [{"event": "waiting", "port": 64327, "number": 7, "seconds": 60.0}]
     assert run.all_of("try_spent")[0]["remaining"] == 2
     assert run.all_of("joined") == [{"event": "joined", "mesh": "home", "machine": "bob", "by": "this machine"}]
-    assert (asked.asked["method"], asked.asked["params"]) == ("invite", {"seconds": 60.0})
+    assert (asked.asked["method"], asked.asked["params"]) == ("invite", {"seconds": 60.0, "wan": False})
 
 
 def test_joining(tether: Programs, state: Path, daemon: Any) -> None:
@@ -98,7 +98,7 @@ def test_joining(tether: Programs, state: Path, daemon: Any) -> None:
     arguments = ("connect", "--join", "--peer", "192.0.2.7", *CODE.split("-"))
     run = tether.start(*arguments, environment={"TETHER_STATE": str(state)}).exits(0)
     assert "bob is in the mesh home, by the word of alice." in run.text
-    wanted = {"code": CODE, "peer": "192.0.2.7:64327", "seconds": 30.0}
+    wanted = {"code": CODE, "peer": "192.0.2.7:64327", "seconds": 30.0, "wan": False}
     assert (asked.asked["method"], asked.asked["params"]) == ("join", wanted)
 
 

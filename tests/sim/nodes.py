@@ -12,6 +12,7 @@ import trio
 
 from meshd.config import RULES, Loaded, Settings
 from meshd.drivers.networks import Interface
+from meshd.drivers.portmap import PortMapping
 from meshd.drivers.state import StateDirectory
 from meshd.drivers.threads import inline
 from meshd.model.identity import NodeId
@@ -110,7 +111,16 @@ class Machine:
         async def watch_wakes(woke: Callable[[float], None]) -> None:
             await trio.sleep_forever()
 
-        world = World(clocks=self.time.clocks, offload=inline, watch_wakes=watch_wakes, watch_addresses=watch_addresses)
+        async def map_ports(mapping: PortMapping) -> None:
+            await trio.sleep_forever()  # these routers open no ports when they are asked
+
+        world = World(
+            clocks=self.time.clocks,
+            offload=inline,
+            watch_wakes=watch_wakes,
+            watch_addresses=watch_addresses,
+            map_ports=map_ports,
+        )
 
         def note(notice: Notice) -> None:
             self.notices.append(notice)
