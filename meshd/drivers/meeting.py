@@ -222,8 +222,8 @@ class Seeker:
             search.seen(candidate)
             self.news.set()
 
-        def ended(why: str) -> None:
-            search.wan_ended(why)
+        def ended(why: str, advice: str) -> None:
+            search.wan_ended(why, advice)
             self.news.set()
 
         async with settings.far(self.endpoint) as wan:

@@ -21,6 +21,7 @@ from meshd.model.server import ServerName
 from meshd.protocol.pairing import PAIRING_DEADLINE
 from meshd.protocol.punching import ATTEMPT_SECONDS, Opened, preference, reason
 from meshd.protocol.rendezvous import Crowded, Denied, Given, Matched
+from meshd.protocol.search import WAYS_LEFT
 from meshd.wire.rendezvous import Nat, Refusal, Side
 
 SECOND_LOOK: Final = 1.0
@@ -210,10 +211,11 @@ class WanSearch:
     """What the search calls it: the number, or None where the passphrase was chosen."""
 
     found: Callable[[Candidate], None]
-    ended: Callable[[str], None]
-    """Called once, with the reason, when nobody will be found this way any more."""
+    ended: Callable[[str, str], None]
+    """Called once, with the reason and what can be done, when nobody will be found this way any more."""
 
     _reasons: list[str] = attrs.field(factory=list, init=False)
+    _reached: bool = attrs.field(default=False, init=False)
     _unmet: list[str] = attrs.field(factory=list, init=False)
     """Of listeners that were found and not reached: then it says nothing that another server knows none."""
 
@@ -222,7 +224,12 @@ class WanSearch:
         async with self.wan.watched(), trio.open_nursery() as nursery:
             for server in self.wan.servers:
                 nursery.start_soon(self._enter, server)
-        self.ended(" ".join(dict.fromkeys(self._unmet or self._reasons)))
+        if not self._reached:
+            error = self.wan.unreachable()
+            self.ended(error.what, error.advice)
+        else:
+            said = " ".join(dict.fromkeys(self._unmet or self._reasons))
+            self.ended(said, WAYS_LEFT if self._unmet else "Is the number right, and does the listener still wait?")
 
     async def _enter(self, server: Server) -> None:
         async with server.asking(lambda client, ref: client.enter(self.number, self.wan.nat)) as asked:
@@ -231,6 +238,7 @@ class WanSearch:
                 what = server.error.what if server.error else "It does not answer."
                 self._reasons.append(f"Rendezvous server {server.name}: {what}")
                 return
+            self._reached = True
             missing = 0
             while True:
                 match await asked.events.receive():

@@ -333,7 +333,7 @@ def of_kinds(one: Nat, other: Nat) -> Row:
 
 RESTRICTED = called(Nat.PORT_RESTRICTED)
 BLOCKED = "Nothing came through: UDP between the two networks is blocked, or an address was wrong"
-UNREACHED = r"[Rr]endezvous server.* (5\.\d+\.0\.2:\d+).*UDP"
+UNREACHED = r"No rendezvous server could be reached .*5\.\d+\.0\.2:\d+: .* let UDP out\?"
 
 PAIRS = [of_kinds(*kinds) for kinds in itertools.product(Nat, Nat)]
 
