@@ -33,8 +33,6 @@ ANSWER_TIMEOUT: Final = 5.0
 ENTER_AGAIN: Final = 2.0
 """Seconds between two questions after a number that is not there: the other side may be starting again."""
 
-REACH_ADVICE: Final = "Is the address right, and does this network let UDP out? On one network no server is needed."
-
 ENTRIES: Final = 3
 """Times that a number which is not there is asked for."""
 
@@ -95,7 +93,10 @@ class Wan:
         each = "; ".join(
             f"{server.name}: {server.error.what if server.error else 'no answer'}" for server in self.servers
         )
-        return NobodyFoundError(f"No rendezvous server could be reached ({each}).", REACH_ADVICE)
+        return NobodyFoundError(
+            f"No rendezvous server could be reached ({each}).",
+            "Is the address right, and does this network let UDP out? On one network no server is needed.",
+        )
 
 
 @asynccontextmanager
@@ -211,9 +212,10 @@ class WanSearch:
 
     found: Callable[[Candidate], None]
     ended: Callable[[str, str], None]
-    """Called once, with the reason and what to do, when nobody will be found this way any more."""
+    """Called once, with the reason and what can be done, when nobody will be found this way any more."""
 
     _reasons: list[str] = attrs.field(factory=list, init=False)
+    _reached: bool = attrs.field(default=False, init=False)
     _unmet: list[str] = attrs.field(factory=list, init=False)
     """Of listeners that were found and not reached: then it says nothing that another server knows none."""
 
@@ -222,13 +224,12 @@ class WanSearch:
         async with self.wan.watched(), trio.open_nursery() as nursery:
             for server in self.wan.servers:
                 nursery.start_soon(self._enter, server)
-        if self._unmet:
-            advice = WAYS_LEFT
-        elif any(server.is_connected for server in self.wan.servers):
-            advice = "Is the code right, does the listener still wait, and do both sides name the same server?"
+        if not self._reached:
+            error = self.wan.unreachable()
+            self.ended(error.what, error.advice)
         else:
-            advice = REACH_ADVICE
-        self.ended(" ".join(dict.fromkeys(self._unmet or self._reasons)), advice)
+            said = " ".join(dict.fromkeys(self._unmet or self._reasons))
+            self.ended(said, WAYS_LEFT if self._unmet else "Is the number right, and does the listener still wait?")
 
     async def _enter(self, server: Server) -> None:
         async with server.asking(lambda client, ref: client.enter(self.number, self.wan.nat)) as asked:
@@ -237,6 +238,7 @@ class WanSearch:
                 what = server.error.what if server.error else "It does not answer."
                 self._reasons.append(f"Rendezvous server {server.name}: {what}")
                 return
+            self._reached = True
             missing = 0
             while True:
                 match await asked.events.receive():

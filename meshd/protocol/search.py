@@ -89,7 +89,7 @@ class Search:
         self._ended: dict[str, Miss] = {}
         self._last_end = now
         self._why: dict[str, str] = {}
-        self._wan_why: tuple[str, str] | None = None
+        self._wan_end: tuple[str, str] | None = None
         if fixed is not None:
             self._candidates[""] = Candidate("", number, (fixed,))
 
@@ -106,8 +106,9 @@ class Search:
                 self._candidates[sighting.instance] = sighting
 
     def wan_ended(self, why: str, advice: str) -> None:
-        """Nobody will be found by rendezvous any more, for this reason. What a LAN shows is not waited for any longer."""
-        self._wan_why = why, advice
+        """Nobody will be found by rendezvous any more, for this reason, and this can be done. What a LAN shows is not waited
+        for any longer."""
+        self._wan_end = why, advice
 
     def missed(self, candidate: Candidate, miss: Miss, now: float, why: str = "") -> None:
         """Report an attempt that failed, and why."""
@@ -132,7 +133,7 @@ class Search:
         if spent >= TRIES or (spent and not untried) or (self._fixed and not untried):
             settled = self._last_end + (0 if self._fixed else GRACE)
             return GiveUp(self._failure(untried)) if now >= settled else Wait(settled)
-        if now >= self.deadline or (self._wan_why is not None and not untried):
+        if now >= self.deadline or (self._wan_end is not None and not untried):
             return GiveUp(self._nobody())
         if not untried:
             return Wait(self.deadline)
@@ -171,8 +172,8 @@ class Search:
                 f"A listener is announced, but it could not be met ({said}).",
                 "If it is not busy, a firewall may drop UDP on its port; or name its address with --peer HOST:PORT.",
             )
-        if self._wan_why is not None:
-            why, advice = self._wan_why
+        if self._wan_end is not None:
+            why, advice = self._wan_end
             return NobodyFoundError(f"The listener was met neither on this network nor by rendezvous. {why}", advice)
         wanted = "with a chosen passphrase" if self._number is None else f"with number {self._number}"
         others = [each for each in self._candidates.values() if each not in self._meant]

@@ -333,7 +333,7 @@ def of_kinds(one: Nat, other: Nat) -> Row:
 
 RESTRICTED = called(Nat.PORT_RESTRICTED)
 BLOCKED = "Nothing came through: UDP between the two networks is blocked, or an address was wrong"
-UNREACHED = r"[Rr]endezvous server.* (5\.\d+\.0\.2:\d+).*UDP"
+UNREACHED = r"No rendezvous server could be reached .*5\.\d+\.0\.2:\d+: .* let UDP out\?"
 
 PAIRS = [of_kinds(*kinds) for kinds in itertools.product(Nat, Nat)]
 
@@ -509,7 +509,7 @@ PAGE_TEXT = """\
 
 Made by `python -m tests.lab.matrix`: two machines (network namespaces) behind a real router each (nftables), two
 rendezvous servers, and the pairing commands or daemons. "Expected" was derived by hand before; a cell that differs, either
-way, fails `make lab` (`tests/lab/test_matrix.py`). What the machines do: [traversal](protocol/traversal.md).
+way, fails `make lab` (`tests/lab/test_matrix.py`; what takes minutes, `make soak`). What the machines do: [traversal](protocol/traversal.md).
 
 The seconds, of the connector: from the start of its search to paired, with all questions to servers (less than {paired:g}
 is demanded); where they are not joined to its end, with exit code 4 and the reason (less than {told:g}), which the listener

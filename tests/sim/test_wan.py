@@ -184,6 +184,7 @@ async def test_no_server_at_all_is_said_with_each_ones_reason(autojump_clock: ob
             await side.run()
             assert isinstance(side.error, NobodyFoundError) and side.took < 30
             assert all(str(name) in side.error.what for name in here.names)
+            assert "does this network let UDP out?" in side.error.advice
 
 
 async def test_a_number_that_no_server_knows_is_said_soon(autojump_clock: object) -> None:
@@ -192,6 +193,7 @@ async def test_a_number_that_no_server_knows_is_said_soon(autojump_clock: object
         side = Side(ben, settings(here, number=77), Cargo(MemorySource(b"x"), None), False)
         await side.run()
         assert isinstance(side.error, NobodyFoundError) and "knows no number 77" in side.error.what and side.took < 10
+        assert "Is the number right" in side.error.advice and "--peer" not in side.error.advice
 
 
 async def test_who_has_another_key_than_the_setting_says_hears_nothing(autojump_clock: object) -> None:
