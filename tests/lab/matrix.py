@@ -509,7 +509,8 @@ PAGE_TEXT = """\
 
 Made by `python -m tests.lab.matrix`: two machines (network namespaces) behind a real router each (nftables), two
 rendezvous servers, and the pairing commands or daemons. "Expected" was derived by hand before; a cell that differs, either
-way, fails `make lab` (`tests/lab/test_matrix.py`; what takes minutes, `make soak`). What the machines do: [traversal](protocol/traversal.md).
+way, fails `make lab` (`tests/lab/test_matrix.py`; what takes minutes, `make soak`). What the machines do:
+[traversal](protocol/traversal.md).
 
 The seconds, of the connector: from the start of its search to paired, with all questions to servers (less than {paired:g}
 is demanded); where they are not joined to its end, with exit code 4 and the reason (less than {told:g}), which the listener
