@@ -16,18 +16,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import attrs
 
-from tests.daemons import WITHIN, Daemon, daemons, eventually, knows, links
-from tests.lab.meeting import Meeting, founded, meeting
-from tests.lab.nat import Machine, Nat, Wan, joinable
+from tests.lab.meeting import meeting
+from tests.lab.nat import Nat, Wan, joinable
 from tests.lab.network import Host
-from tests.processes import Programs, programs
+from tests.lab.plays import Made, Play, Seen, World, by_a_third, linked, moved, own_servers, pair
 
 PAIRED_WITHIN = 2.0
 """Seconds from both being registered to paired."""
@@ -41,6 +40,9 @@ AT_ONCE = 1.0
 AGAIN_WITHIN = 30.0
 """Seconds for a link of daemons after an address changed."""
 
+LATE = 40.0
+"""Seconds until members know: a match, the attempts, and the silence before they look."""
+
 SHORT_BINDING = 30
 """Seconds of the routers that forget soon: a quarter of what RFC 4787 asks for, as many do."""
 
@@ -51,35 +53,7 @@ QUICK, SLOW = 2, 8
 """Rows at a time, of those that are over in a moment and of those that mostly wait. Few, since a start takes the machine's
 own time, and what comes after it is measured."""
 
-PAYLOAD = b"across"
-
 PAGE = Path(__file__).parents[2] / "docs/traversal-matrix.md"
-
-
-@attrs.frozen
-class Seen:
-    """What a row came to. `said`: the reasons that the first and the second side gave, where they were not joined."""
-
-    joined: bool
-    seconds: float
-    address: str = ""
-    """Of the path, as the second side saw it."""
-
-    said: tuple[str, str] = ("", "")
-
-
-@attrs.frozen
-class World:
-    """Where a row is played: an internet for all of them, servers, and a directory of the row's own."""
-
-    wan: Wan
-    servers: Meeting
-    directory: Path
-    building: threading.Lock
-    """Held while machines are made: rows are played at the same time."""
-
-
-Play = Callable[[World], Seen]
 
 
 @attrs.frozen(eq=False)
@@ -91,8 +65,8 @@ class Row:
     joined: bool
     why: str
     play: Play
-    within: float = PAIRED_WITHIN
-    """Seconds that the joining may take."""
+    within: float = attrs.field(default=attrs.Factory(lambda row: PAIRED_WITHIN if row.joined else TOLD_WITHIN, True))
+    """Seconds that it may take."""
 
     reasons: tuple[str, str] = ("", "")
     """Patterns of what each side says where they are not joined; an empty one asks for nothing."""
@@ -109,13 +83,12 @@ class Row:
     @property
     def is_slow(self) -> bool:
         """Whether it mostly waits."""
-        return not self.joined or self.within != PAIRED_WITHIN or self.minutes
+        return self.within != PAIRED_WITHIN or self.minutes
 
     def check(self, seen: Seen) -> None:
         """Raises AssertionError where what was seen is not what was derived."""
         assert seen.joined is self.joined, f"{cell(seen.joined)}, against the derivation; they said {seen.said}"
-        within = self.within if self.joined else TOLD_WITHIN
-        assert seen.seconds < within, f"{cell(seen.joined)} after {seen.seconds:.1f} s"
+        assert seen.seconds < self.within, f"{cell(seen.joined)} after {seen.seconds:.1f} s"
         if self.joined:
             assert re.search(self.path, seen.address), f"joined over {seen.address}"
         else:
@@ -125,104 +98,6 @@ class Row:
 
 def cell(joined: bool) -> str:
     return "joined" if joined else "not joined"
-
-
-# How rows are played.
-
-Made = tuple[Machine, Machine]
-Happening = tuple[Machine, Machine, Callable[[], object]]
-
-
-def pair(
-    make: Callable[[Wan], Made],
-    *,
-    before: Callable[[], None] = lambda: None,
-    servers: Sequence[str] = (),
-    under: Callable[[Host], tuple[str, ...]] = lambda host: host.prefix,
-) -> Play:
-    """The two pairing commands: a listener on the first machine, a connector on the second with the code that is shown.
-
-    `before` is done between the two; `servers` are others than the usual ones; `under` is what commands run under.
-    """
-
-    def play(world: World) -> Seen:
-        with world.building:
-            machines = make(world.wan)
-        far = world.servers.options
-        if servers:
-            far = ("--wan", *(word for name in servers for word in ("--rendezvous", name)))
-        with contextlib.ExitStack() as stack:
-            sides = []
-            for side, machine in zip(("listener", "connector"), machines, strict=True):
-                directory = world.directory / side
-                directory.mkdir(parents=True)
-                sides.append(stack.enter_context(programs(directory, prefix=under(machine))))
-            return meet(*sides, far, before)
-
-    return play
-
-
-def meet(one: Programs, other: Programs, far: tuple[str, ...], before: Callable[[], None]) -> Seen:
-    """What the two commands come to."""
-    listener = one.start("listen", "--json", "--port", "64327", *far)
-    listener.wait(lambda: listener.all_of("code") or listener.all_of("error"), "code, or end")
-    if not listener.all_of("code"):
-        listener.exits(4)
-        return Seen(False, listener.seconds, said=(listener.error, ""))
-    before()
-    connector = other.start("connect", "--json", *far, listener.event("code")["code"], stdin=PAYLOAD)
-    connector.exits(0, 4)
-    began = connector.time_of("searching")
-    if connector.code == 0:
-        assert listener.exits(0).out == PAYLOAD
-        return Seen(True, connector.time_of("paired") - began, connector.event("paired")["address"])
-    assert not listener.all_of("paired") and listener.out == b""
-    # The listener goes on waiting for others. If a server told it of this one it has something to say, at the same time.
-    if "could not be reached at" in connector.error:
-        listener.event("warned", within=3, text=lambda text: "could not be reached at" in text)
-    said = " ".join(each["text"] for each in listener.all_of("warned"))
-    return Seen(False, connector.ended - began, said=(said, connector.error))
-
-
-def linked(make: Callable[[Wan], Happening], *, idle: float = 0.0, kill: bool = False) -> Play:
-    """Two daemons in one mesh, linked through their routers and by servers of their own; then something happens, and a
-    record that is written after it has to get there, either way. `make` gives what happens, `idle` is a silence, `kill`
-    ends all servers."""
-
-    def play(world: World) -> Seen:
-        with own_servers(world) as servers, daemons(world.directory, **servers.environment) as start:
-            with world.building:
-                first, second, happen = make(world.wan)
-            ann, ben = start("ann", first.prefix), start("ben", second.prefix)
-            founded(ann, ben)
-            say(ann, ben)
-            assert links(ben)["ann"]["address"].startswith("5."), links(ben)
-            if kill:
-                for server in servers.servers:
-                    server.kill()
-            time.sleep(idle)  # this is what is tested, not a way to wait for something
-            happen()
-            took = max(say(ann, ben), say(ben, ann))
-            return Seen(True, took, links(ben)["ann"]["address"])
-
-    return play
-
-
-@contextlib.contextmanager
-def own_servers(world: World, **how: bool) -> Iterator[Meeting]:
-    """Servers of the row's own."""
-    with contextlib.ExitStack() as stack:
-        with world.building:
-            servers = stack.enter_context(meeting(world.wan, world.directory, **how))
-        yield servers
-
-
-def say(writer: Daemon, reader: Daemon, within: float = WITHIN) -> float:
-    """Write a record that was never there; seconds until the other has it."""
-    began = time.monotonic()
-    handle = str(writer.call("collapse", json=f'"{time.time_ns()}"')["full"])
-    eventually(lambda: knows(reader, handle), f"{reader.name} has what {writer.name} wrote", within)
-    return time.monotonic() - began
 
 
 # What stands between the two.
@@ -262,15 +137,6 @@ def homes(wan: Wan, **of_each: tuple[bool, bool]) -> Made:
 
 def short_lived(wan: Wan) -> Made:
     return clients(Nat.PORT_RESTRICTED, Nat.PORT_RESTRICTED, wan, udp_timeout=SHORT_BINDING)
-
-
-def nothing_happens(make: Callable[[Wan], Made]) -> Callable[[Wan], Happening]:
-    return lambda wan: (*make(wan), lambda: None)
-
-
-def renumbered(wan: Wan) -> Happening:
-    first, second = (wan.router("home", Nat.PORT_RESTRICTED) for _ in range(2))
-    return first.host("ann"), second.host("ben"), first.renumber
 
 
 def v6_on(first: bool) -> Play:
@@ -422,7 +288,7 @@ SPECIAL = [
         f"the same; daemons, silent for {IDLE:.0f} s",
         True,
         "a link is pinged more often than that",
-        linked(nothing_happens(short_lived), idle=IDLE),
+        linked(short_lived, silence=IDLE),
         within=AT_ONCE,
         minutes=True,
     ),
@@ -432,7 +298,15 @@ SPECIAL = [
         True,
         "the other's filter stops what comes from the new address until it sends there itself; the servers see the new "
         "address, and the two meet anew",
-        linked(renumbered),
+        moved(0),
+        within=AGAIN_WITHIN,
+    ),
+    Row(
+        f"{RESTRICTED}, gets another address",
+        "the same, at once; daemons that are linked",
+        True,
+        "neither knows where the other is; the servers see both new addresses",
+        moved(0, 1),
         within=AGAIN_WITHIN,
     ),
     Row(
@@ -440,8 +314,17 @@ SPECIAL = [
         f"{RESTRICTED}; daemons that are linked, servers killed",
         True,
         "a server has no part in a link",
-        linked(nothing_happens(partial(clients, Nat.PORT_RESTRICTED, Nat.PORT_RESTRICTED)), kill=True),
+        linked(partial(clients, Nat.PORT_RESTRICTED, Nat.PORT_RESTRICTED), kill=True),
         within=AT_ONCE,
+    ),
+    Row(
+        "symmetric",
+        f"{RESTRICTED}; daemons, and a public one",
+        False,
+        "one is symmetric, the other filters by port; records go by the third",
+        by_a_third(Nat.SYMMETRIC, Nat.PORT_RESTRICTED),
+        within=LATE,
+        reasons=reasons(Nat.SYMMETRIC, Nat.PORT_RESTRICTED),
     ),
 ]
 
@@ -469,7 +352,8 @@ class Plays:
             pools = {slow: ThreadPoolExecutor(most) for slow, most in ((False, QUICK), (True, SLOW))}
             for pool in pools.values():
                 stack.callback(pool.shutdown, cancel_futures=True)
-            for number, row in sorted(enumerate(self._rows), key=lambda each: not each[1].minutes):
+            # What takes longest first.
+            for number, row in sorted(enumerate(self._rows), key=lambda each: (not each[1].minutes, -each[1].within)):
                 world = World(wan, servers, self._directory / f"row{number}", building)
                 self._results[row] = pools[row.is_slow].submit(row.play, world)
             self._stack = stack.pop_all()
@@ -509,13 +393,13 @@ PAGE_TEXT = """\
 
 Made by `python -m tests.lab.matrix`: two machines (network namespaces) behind a real router each (nftables), two
 rendezvous servers, and the pairing commands or daemons. "Expected" was derived by hand before; a cell that differs, either
-way, fails `make lab` (`tests/lab/test_matrix.py`; what takes minutes, `make soak`). What the machines do:
+way, fails `make lab`, or `make soak` where it takes minutes (`tests/lab/test_matrix.py`). What the machines do:
 [traversal](protocol/traversal.md).
 
 The seconds, of the connector: from the start of its search to paired, with all questions to servers (less than {paired:g}
 is demanded); where they are not joined to its end, with exit code 4 and the reason (less than {told:g}), which the listener
-says as well. Of daemons: until a record that is written then is on the other side. The lab's lines have no delay of
-their own.
+says as well. Of daemons: until a record that is written then is on the other side (less than {again:g}, and 1 where the
+link stands), or until both say why they are not linked (less than {late:g}). The lab's lines have no delay of their own.
 
 {kinds}
 
@@ -550,6 +434,8 @@ def page() -> str:
         special=table(SPECIAL),
         paired=PAIRED_WITHIN,
         told=TOLD_WITHIN,
+        again=AGAIN_WITHIN,
+        late=LATE,
     )
 
 
