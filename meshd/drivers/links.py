@@ -88,6 +88,9 @@ class Links:
     _doubted: set[Link] = attrs.field(factory=set, init=False)
     """Links that have not answered since a wake or a change of network."""
 
+    _asked_for_life: set[Link] = attrs.field(factory=set, init=False)
+    """Links that have been asked for a sign of life."""
+
     _attempts: dict[Target, Attempt] = attrs.field(factory=dict, init=False)
     on_change: list[Callable[[], None]] = attrs.field(factory=list, init=False)
     """Called when somebody is linked, or is no more."""
@@ -171,10 +174,16 @@ class Links:
         self._dialer.news(trio.current_time(), node)
         self._news.set()
 
+    def doubt(self) -> None:
+        """Ask every link for a sign of life."""
+        for link in self._links.values():
+            if link not in self._asked_for_life:
+                self._asked_for_life.add(link)
+                self._start(self._doubt, link)
+
     def woke(self) -> None:
         """Time was lost: ask every link for a sign of life, and dial at once who is missing."""
-        for link in self._links.values():
-            self._start(self._doubt, link)
+        self.doubt()
         for attempt in self._attempts.values():
             attempt.give_up()  # it waits for an answer to what it sent before
         self._dialer.news(trio.current_time())
@@ -211,15 +220,18 @@ class Links:
         return self._book.targets(members, self._linked())
 
     def _linked(self) -> set[NodeId]:
-        return {
-            node
-            for node, link in self._links.items()
-            if link not in self._doubted and not (link.path is PathKind.WAN and self._nearer(node))
-        }
+        return {node for node, link in self._links.items() if link not in self._doubted and not self._nearer(node)}
 
     def _nearer(self, node: NodeId) -> list[Hint]:
-        """Better ways to a member than across the internet, of which none has failed again and again."""
-        return [each for each in self._book.hints(node) if each.kind in NEARER and not self._book.is_bad(each.address)]
+        """Better ways to a member than the link across the internet that it has, none of which failed again and again."""
+        link = self._links[node]
+        if link.path is not PathKind.WAN and ipaddress.ip_address(link.connection.path.host).is_private:
+            return []
+        return [
+            each
+            for each in self._book.hints(node)
+            if each.kind in NEARER and each.address != link.connection.path and not self._book.is_bad(each.address)
+        ]
 
     def _dial_due(self, nursery: trio.Nursery) -> None:
         now, targets = trio.current_time(), self._targets()
@@ -403,6 +415,7 @@ class Links:
                 if await link.connection.probe(PROBE_TIMEOUT) is None:
                     self._close(link, CloseCode.TIMED_OUT, "it did not answer after a sleep or a change of network")
                 answered.cancel()
+        self._asked_for_life.discard(link)
         self._doubted.discard(link)
         self._news.set()
 

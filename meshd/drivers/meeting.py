@@ -227,7 +227,8 @@ class Seeker:
             self.news.set()
 
         async with settings.far(self.endpoint) as wan:
-            await WanSearch(wan, number, settings.number, found, ended).run()
+            search.wan_began()
+            await WanSearch(wan, number, settings.number, found, ended, search.wan_said).run()
             await trio.sleep_forever()  # what was found is still being dialled: keep the mapping
 
     async def _attempt(self, search: Search, candidate: Candidate) -> Met | None:

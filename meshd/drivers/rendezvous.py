@@ -3,6 +3,8 @@
 What is asked outlives the connection: when that is lost, or the server is another after a restart, it is asked anew.
 """
 
+import contextlib
+import ipaddress
 import math
 import random
 from collections.abc import AsyncIterator, Callable
@@ -14,7 +16,7 @@ import trio
 
 from meshd.drivers.one_error import one_error
 from meshd.drivers.quic import Connection, Endpoint, Stream
-from meshd.drivers.tls_identity import fingerprint
+from meshd.drivers.tls_identity import has_fingerprint
 from meshd.errors import ConnectionLostError, RefusedError, RemoteProtocolError, TetherError
 from meshd.model.address import Address
 from meshd.model.server import ServerName
@@ -42,16 +44,23 @@ EVENTS_QUEUED: Final = 16
 _READ: Final = 4096
 
 
+@attrs.frozen
+class Lost:
+    """The server is gone, and with it what it gave. It is asked anew once it is back."""
+
+    error: TetherError
+
+
 @attrs.define(eq=False)
 class Asked:
-    """Something asked of a server, by `Server.asking`. `events` gives the answers."""
+    """Something asked of a server, by `Server.asking`. `events` gives the answers, and Lost."""
 
     _server: "Server"
     ask: Callable[[RendezvousClient, int], int]
     """Asks, or asks anew in place of the question with that number (0: none), and returns the number of this one."""
 
-    events: "trio.MemoryReceiveChannel[Event]"
-    _send: "trio.MemorySendChannel[Event]"
+    events: "trio.MemoryReceiveChannel[Event | Lost]"
+    _send: "trio.MemorySendChannel[Event | Lost]"
     ref: int = 0
     """0 while nothing is asked."""
 
@@ -85,7 +94,7 @@ class Server:
         self._client: RendezvousClient | None = None
         self._connection: Connection | None = None
         self._wanted, self._to_send, self._hurry = trio.Event(), trio.Event(), trio.Event()
-        self._tried = trio.Event()
+        self._tried, self._seen = trio.Event(), trio.Event()
 
     @property
     def is_connected(self) -> bool:
@@ -94,7 +103,8 @@ class Server:
     @property
     def is_loopback(self) -> bool:
         """Whether it is on this machine: then loopback addresses may be candidates."""
-        return self.observed is not None and self.observed.host in ("127.0.0.1", "::1")
+        # Where it was dialled, and not what it says: it could else have us punch at our own services.
+        return self._connection is not None and ipaddress.ip_address(self._connection.peer.host).is_loopback
 
     async def wait_tried(self) -> None:
         """Return once a connection stands, or the first attempt has failed."""
@@ -103,10 +113,14 @@ class Server:
     @asynccontextmanager
     async def asking(self, ask: Callable[[RendezvousClient, int], int]) -> AsyncIterator[Asked]:
         """Ask for as long as the block runs, and take it back then."""
-        send, receive = trio.open_memory_channel[Event](EVENTS_QUEUED)
+        send, receive = trio.open_memory_channel[Event | Lost](EVENTS_QUEUED)
         asked = Asked(self, ask, receive, send)
         self._asked.add(asked)
         self._wanted.set()
+        if self.observed is None and self._tried.is_set():
+            # What was tried long ago says nothing now. Nobody waits for an event that is set.
+            self._tried = trio.Event()
+            self._hurry.set()
         self._ask(asked)
         try:
             yield asked
@@ -128,18 +142,19 @@ class Server:
             if not self._asked:
                 self._wanted = trio.Event()
                 await self._wanted.wait()
-            began = trio.current_time()
+            began, self._hurry = trio.current_time(), trio.Event()
             try:
                 await self._serve()
                 failures = 0
                 continue
             except TetherError as error:
+                if self.error is None:
+                    self._tell_lost(error)
                 self.error = error
                 self._tried.set()
             failures = 0 if trio.current_time() - began > STEADY else failures + 1
             first, most = BACKOFF
             pause = min(most, first * 2 ** min(failures, 10))
-            self._hurry = trio.Event()
             with trio.move_on_after(pause * (1 + self._chance()) / 2):
                 await self._hurry.wait()
 
@@ -149,13 +164,13 @@ class Server:
             self.name.address, timeout=DIAL_TIMEOUT, alpns=(RENDEZVOUS_PROTOCOL,), ipv4_first=True
         )
         try:
-            if self.name.fingerprint and fingerprint(connection.certificate) != self.name.fingerprint:
+            if self.name.fingerprint and not has_fingerprint(connection.certificate, self.name.fingerprint):
                 raise RefusedError(
                     f"The rendezvous server {self.name} has another key than its setting says.",
                     "Somebody may be in its place. If it was set up anew, ask for its new fingerprint.",
                 )
             connection.admit()
-            self._connection, self._client = connection, RendezvousClient()
+            self._connection, self._client, self._seen = connection, RendezvousClient(), trio.Event()
             self._client.greet()
             for asked in self._asked:
                 asked.ref = 0
@@ -166,6 +181,10 @@ class Server:
                     nursery.start_soon(self._send, stream)
                     nursery.start_soon(self._doubt, connection)
                     nursery.start_soon(self._receive, stream)
+                    with trio.move_on_after(DIAL_TIMEOUT):
+                        await self._seen.wait()
+                    if self.observed is None:
+                        raise ConnectionLostError(f"The rendezvous server {self.name} answers, and says nothing.")
                     await self._until_idle()
                     nursery.cancel_scope.cancel()
         finally:
@@ -201,17 +220,19 @@ class Server:
 
     async def _doubt(self, connection: Connection) -> None:
         while True:
-            self._hurry = trio.Event()
             await self._hurry.wait()
+            self._hurry = trio.Event()
             if await connection.probe(PROBE_TIMEOUT) is None:
                 raise ConnectionLostError(f"The rendezvous server {self.name} does not answer any more.")
 
     def _take(self, event: Event) -> None:
         match event:
             case Seen(address):
-                self.observed, self.error = address, None
+                changed, self.observed, self.error = address != self.observed, address, None
                 self._tried.set()
-                self._on_seen()
+                self._seen.set()
+                if changed:
+                    self._on_seen()
             case Failed(why):
                 raise RemoteProtocolError(why)
             case _:
@@ -223,6 +244,13 @@ class Server:
                             asked._send.send_nowait(event)
                         except trio.WouldBlock:
                             raise RemoteProtocolError("The rendezvous server says more than can be heard.") from None
+
+    def _tell_lost(self, error: TetherError) -> None:
+        for asked in self._asked:
+            with contextlib.suppress(
+                trio.WouldBlock
+            ):  # who has answers waiting hears of it from the next that is asked
+                asked._send.send_nowait(Lost(error))
 
     def _ask(self, asked: Asked) -> None:
         if self._client is not None and asked in self._asked:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 import attrs
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
@@ -73,6 +74,14 @@ class TlsIdentity:
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             ),
         )
+
+
+def has_fingerprint(certificate_der: bytes, wanted: str) -> bool:
+    """Whether a peer's certificate is of that key. What a stranger calls a certificate may be none."""
+    try:
+        return fingerprint(certificate_der) == wanted
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
+        return False
 
 
 def fingerprint(certificate_der: bytes) -> str:

@@ -13,7 +13,7 @@ import trio
 from meshd.drivers.networks import local_interfaces
 from meshd.drivers.punching import Outcome, Puncher
 from meshd.drivers.quic import Endpoint
-from meshd.drivers.rendezvous import Asked, Server
+from meshd.drivers.rendezvous import Asked, Lost, Server
 from meshd.errors import NobodyFoundError, RefusedError
 from meshd.model.address import Address
 from meshd.model.candidate import Candidate
@@ -138,6 +138,13 @@ class Allocation:
                         if self._meetings < MEETINGS and self.wan.puncher.has_room:
                             self._meetings += 1
                             nursery.start_soon(self._meet, event, say)
+                        else:
+                            self._asked.free()
+                    case Lost(error):
+                        say(
+                            f"The rendezvous server {self.server.name} is gone ({error.what.rstrip('.')}): nobody finds this "
+                            "window by its number until it is back."
+                        )
                     case Given(_, number) if number != self.number:
                         self.number = number
                         renumbered(number)
@@ -224,6 +231,9 @@ class WanSearch:
     ended: Callable[[str, str], None]
     """Called once, with the reason and what can be done, when nobody will be found this way any more."""
 
+    said: Callable[[str], None]
+    """Called with what is in the way meanwhile."""
+
     _reasons: list[str] = attrs.field(factory=list, init=False)
     _reached: bool = attrs.field(default=False, init=False)
     _unmet: list[str] = attrs.field(factory=list, init=False)
@@ -251,7 +261,16 @@ class WanSearch:
             self._reached = True
             missing = 0
             while True:
-                match await asked.events.receive():
+                event: object = None
+                with trio.move_on_after(ANSWER_TIMEOUT):
+                    event = await asked.events.receive()
+                match event:
+                    case None:
+                        self._reasons.append(f"The rendezvous server {server.name} does not answer.")
+                        return
+                    case Lost(error):
+                        self._reasons.append(error.what)
+                        return
                     case Matched() as matched:
                         self._unmet.append(await self._punch(server, matched))
                         return
@@ -267,6 +286,7 @@ class WanSearch:
                             text = f"The rendezvous server {server.name} lets nobody in ({why.name.lower()})."
                             self._reasons.append(text)
                             return
+                        self.said(f"Somebody else is at number {self.number} of {server.name}.")
                         await trio.sleep(seconds)
                         asked.again()
 

@@ -3,6 +3,7 @@
 One for the daemon, over all its meshes. What a punch opens is dialled by the mesh's links, like any other address.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Final, Never
 
@@ -37,6 +38,9 @@ RENEW: Final = 300.0
 AGAIN: Final = (5.0, 60.0)
 """Seconds from one match to the next that is waited for, doubled each time up to the second. The first is shorter than a
 punch: the other side may have moved or restarted since. And a pair of routers that cannot be joined costs little."""
+
+BELIEVE_EVERY: Final = 15.0
+"""Seconds between two times that a server's word on our address makes us ask our links whether they live."""
 
 SOUGHT_LIMIT: Final = 100
 """Members that are looked for at a time: with two topics around midnight they stay below what one server takes."""
@@ -78,6 +82,7 @@ class Seeking:
         self._renew = trio.Event()
         self._interfaces: tuple[Interface, ...] = ()
         self._observed: dict[ServerName, Address] = {}
+        self._believed = -math.inf
         self._missing: dict[tuple[bytes, NodeId], float] = {}
         """Since when a member is not linked, on trio's clock."""
         self.mapped: Address | None = None
@@ -114,9 +119,13 @@ class Seeking:
             if server.observed is not None:
                 elsewhere |= self._observed.get(server.name, server.observed) != server.observed
                 self._observed[server.name] = server.observed
+        now = trio.current_time()
+        if now < self._believed + BELIEVE_EVERY and elsewhere:
+            return False  # a server may say what it likes, and is not to keep us busy by it
         if elsewhere:
+            self._believed = now
             for mesh in self._meshes.values():
-                mesh.links.woke()
+                mesh.links.doubt()
         self._renew_all()
         return elsewhere
 
@@ -151,9 +160,11 @@ class Seeking:
                     wanted[key] = mesh, member.noise_key
                 elif key not in before:
                     nursery.start_soon(self._look_at, since + UNLINKED_FOR)
-        for key in [key for key in self._searches if key not in wanted]:
+        for key in [key for key, each in self._searches.items() if wanted.get(key, (None,))[0] is not each.mesh]:
             self._searches.pop(key).scope.cancel()
-        for key, (mesh, noise_key) in wanted.items():
+        # Of many, those that were linked last: a mesh remembers machines that are long gone.
+        latest = sorted(wanted.items(), key=lambda each: -each[1][0].last_linked.get(each[0][1], -math.inf))
+        for key, (mesh, noise_key) in latest:
             if key not in self._searches and len(self._searches) < SOUGHT_LIMIT:
                 keys = self._machine.keys
                 try:
@@ -214,7 +225,9 @@ class Seeking:
                             await self._renew.wait()  # on another network it may work
                         search.failures += 1
                     case Denied(_, _, seconds):
-                        await trio.sleep(max(float(seconds), LOOK_EVERY))
+                        await trio.sleep(max(float(seconds), LOOK_EVERY) if seconds else RENEW)
+                    case _:
+                        continue
                 asked.again()
 
     async def _keep_renewed(self, asked: Asked) -> Never:

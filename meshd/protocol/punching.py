@@ -160,14 +160,14 @@ class Punch:
         if self._over:
             return None
         due = min(self._due.values(), default=math.inf)
-        return min(max(due, self._next_at), self._ends_at)
+        return max(self._began, min(max(due, self._next_at), self._ends_at))
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
         """What is due: at most one to each candidate."""
         if self._over or now < self._began:
             return []
-        attempt = int((now - self._began) / ATTEMPT_SECONDS) + 1
-        if attempt > ATTEMPTS:
+        attempt = min(int((now - self._began) / ATTEMPT_SECONDS) + 1, ATTEMPTS)
+        if now >= self._ends_at:
             self._over = True
             self._events.append(Ended(bool(self._opened)))
             return []
@@ -248,7 +248,7 @@ def _why(ours: Nat, theirs: Nat, *, heard: bool, sent: int) -> str:
         return "Both routers map each destination anew, so neither side can tell the other where it is."
     if each in both:
         whose = "This side's router" if ours is each else "The other side's router"
-        return f"{whose} maps each destination anew, and the other one lets in only what it has sent to."
+        return f"{whose} maps each destination anew, and the other one, likely, lets in only what it has sent to."
     if Nat.UNKNOWN in both:
         return "Nothing came through. How the routers map was not seen: that needs two rendezvous servers."
     return "Nothing came through: UDP between the two networks is blocked, or an address was wrong."

@@ -38,6 +38,10 @@ ASKED_LIMIT: Final = 256
 """Things asked of one server at a time; it takes no more (docs/protocol/rendezvous.md, "Caps")."""
 
 
+OUT_LIMIT: Final = 256 * 1024
+"""Bytes that may wait for a server: all that may be asked of it at once, with cards."""
+
+
 @attrs.frozen
 class Seen:
     """Where the server sees us now."""
@@ -150,7 +154,10 @@ class RendezvousClient:
         return self._last
 
     def _say(self, message: Allocate | Enter | Wait | Leave | Free) -> None:
-        self._out += encode(message)
+        if len(self._out) > OUT_LIMIT:
+            self._fail("The rendezvous server does not read what it is told.")
+        else:
+            self._out += encode(message)
 
     # The stream.
 
@@ -173,8 +180,12 @@ class RendezvousClient:
             while (frame := self._decoder.next_frame()) is not None:
                 self._take(decode_server(*frame))
         except RemoteProtocolError as error:
+            self._fail(error.what)
+
+    def _fail(self, why: str) -> None:
+        if not self._over:
             self._over = True
-            self._events.append(Failed(error.what))
+            self._events.append(Failed(why))
 
     def _take(self, message: ServerMessage) -> None:
         if isinstance(message, Observed):

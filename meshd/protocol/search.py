@@ -21,6 +21,9 @@ RETRY_AFTER: Final = 0.5
 GRACE: Final = 0.5
 """Seconds that a connector whose known candidates all failed listens for another: answers take 0.2 s on a LAN."""
 
+LAN_TIME: Final = 2.0
+"""Seconds from its beginning that a search listens to a LAN, however soon everything else has failed."""
+
 CANDIDATES_LIMIT: Final = 64
 """Most candidates held of those that are meant, and of the others; more are noise or an attack, and then an address by
 hand is the way. Counted apart, so that announcements of other numbers cannot crowd out the right one."""
@@ -89,6 +92,8 @@ class Search:
         self._ended: dict[str, Miss] = {}
         self._last_end = now
         self._why: dict[str, str] = {}
+        self._began = now
+        self._wan_open, self._wan_note = False, ""
         self._wan_end: tuple[str, str] | None = None
         if fixed is not None:
             self._candidates[""] = Candidate("", number, (fixed,))
@@ -105,10 +110,18 @@ class Search:
             if sighting.instance in self._candidates or len(alike) < CANDIDATES_LIMIT:
                 self._candidates[sighting.instance] = sighting
 
+    def wan_began(self) -> None:
+        """Servers are asked as well: what fails meanwhile is not the last of it."""
+        self._wan_open = True
+
+    def wan_said(self, what: str) -> None:
+        """What is in the way of a server's answer, for who gives up before it comes."""
+        self._wan_note = what
+
     def wan_ended(self, why: str, advice: str) -> None:
         """Nobody will be found by rendezvous any more, for this reason, and this can be done. What a LAN shows is not waited
         for any longer."""
-        self._wan_end = why, advice
+        self._wan_open, self._wan_end = False, (why, advice)
 
     def missed(self, candidate: Candidate, miss: Miss, now: float, why: str = "") -> None:
         """Report an attempt that failed, and why."""
@@ -130,13 +143,15 @@ class Search:
         """What to do now."""
         spent = sum(miss in SPENT for miss in self._ended.values())
         untried = [each for each in self._meant if each.instance not in self._ended]
-        if spent >= TRIES or (spent and not untried) or (self._fixed and not untried):
+        if spent >= TRIES or (spent and not untried and not self._wan_open) or (self._fixed and not untried):
             settled = self._last_end + (0 if self._fixed else GRACE)
             return GiveUp(self._failure(untried)) if now >= settled else Wait(settled)
-        if now >= self.deadline or (self._wan_end is not None and not untried):
-            return GiveUp(self._nobody())
+        if now >= self.deadline:
+            return GiveUp(self._failure(untried) if spent else self._nobody())
         if not untried:
-            return Wait(self.deadline)
+            # A server that cannot be reached is known at once; a LAN takes a moment to answer.
+            until = self.deadline if self._wan_end is None else self._began + LAN_TIME
+            return GiveUp(self._nobody()) if now >= until else Wait(min(until, self.deadline))
         due = min(untried, key=lambda each: self._retry_at.get(each.instance, 0))
         at = self._retry_at.get(due.instance, 0)
         return Attempt(due) if at <= now else Wait(min(at, self.deadline))
@@ -172,6 +187,9 @@ class Search:
                 f"A listener is announced, but it could not be met ({said}).",
                 "If it is not busy, a firewall may drop UDP on its port; or name its address with --peer HOST:PORT.",
             )
+        if self._wan_open:
+            so_far = self._wan_note or "The rendezvous servers had not answered by then."
+            return NobodyFoundError(f"The listener was not met in time. {so_far}", "Does it still wait? Try again.")
         if self._wan_end is not None:
             why, advice = self._wan_end
             return NobodyFoundError(f"The listener was met neither on this network nor by rendezvous. {why}", advice)

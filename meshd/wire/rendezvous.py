@@ -210,14 +210,24 @@ def decode_client(frame: Frame, body: bytes) -> ClientMessage:
 
 
 def decode_server(frame: Frame, body: bytes) -> ServerMessage:
-    """What a server said; addresses are IP addresses. Raises RemoteProtocolError."""
+    """What a server said; addresses are IP addresses, each in its one spelling. Raises RemoteProtocolError."""
     message: ServerMessage = decode_body(FROM_SERVER[frame], body)
     if isinstance(message, Observed | Match):
         try:
-            ipaddress.ip_address(message.host)
+            return attrs.evolve(message, host=plain_host(ipaddress.ip_address(message.host)))
         except ValueError:
             raise RemoteProtocolError("The rendezvous server named an address that is none.") from None
     return message
+
+
+def plain_host(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    """The one spelling of an address: two would be counted, and written to, as two. Raises ValueError for one with an
+    interface, whose name may hold anything."""
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.scope_id is not None:
+            raise ValueError("an interface of somebody else's machine")
+        return str(ip.ipv4_mapped or ip)
+    return str(ip)
 
 
 def address_of(message: Observed | Match) -> Address:
@@ -255,8 +265,8 @@ class CardBody:
             (port,) = _PORT.unpack(each[-_PORT.size :])
             host = each[: -_PORT.size]
             if len(host) in (4, 16) and port:
-                found.append(Address(str(ipaddress.ip_address(host)), port))
-        return found
+                found.append(Address(plain_host(ipaddress.ip_address(host)), port))
+        return list(dict.fromkeys(found))
 
 
 # Punches.

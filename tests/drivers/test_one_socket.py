@@ -1,9 +1,10 @@
 """What one UDP socket carries besides the node's own protocol: protocols that it only dials, datagrams that are no QUIC."""
 
+import pytest
 import trio
 
 from meshd.drivers.quic import open_endpoint
-from meshd.drivers.tls_identity import TlsIdentity, fingerprint
+from meshd.drivers.tls_identity import TlsIdentity, fingerprint, has_fingerprint
 from meshd.model.address import Address
 from tests.drivers.pairs import IDENTITY, endpoints, engine, every_pair, linked, open_pair
 from tests.sim.nat import Router
@@ -77,3 +78,10 @@ async def test_a_key_that_lasts_has_one_fingerprint_whatever_the_certificate(aut
     assert first.certificate_der != again.certificate_der
     assert first.fingerprint == again.fingerprint == fingerprint(again.certificate_der)
     assert len(first.fingerprint) == 52 and first.fingerprint != TlsIdentity.generate().fingerprint
+
+
+@pytest.mark.parametrize("junk", [b"", b"no certificate", bytes(2000)])
+def test_what_is_no_certificate_has_no_fingerprint(junk: bytes) -> None:
+    identity = TlsIdentity.generate()
+    assert not has_fingerprint(junk, identity.fingerprint)
+    assert has_fingerprint(identity.certificate_der, identity.fingerprint)

@@ -216,6 +216,26 @@ def test_who_was_not_told_and_is_right_is_met_answered_and_counted() -> None:
     assert one.datagrams_to_send(1.0)[0][1] in {event.address for event in events}
 
 
+def test_a_right_punch_before_its_time_is_answered_when_it_begins() -> None:
+    one = Punch(KEY, Side.FIRST, (A,), now=5.0, pacer=Pacer(), chance=random.Random(1).random)
+    one.receive_datagram(encode_punch(1, punch_tag(KEY, 1, Side.SECOND)), B, 4.0)
+    deadline = one.next_deadline()
+    assert deadline is not None and deadline >= 5.0, (
+        "before it nothing is sent: an earlier one would be asked for again"
+    )
+    assert {address for _, address in one.datagrams_to_send(5.0)} <= {A, B}
+
+
+def test_at_its_end_it_is_over() -> None:
+    one = punch(Side.FIRST, A)
+    while not one.is_over:
+        deadline = one.next_deadline()
+        assert deadline is not None and deadline <= WHOLE
+        one.datagrams_to_send(deadline)
+        assert one.is_over or one.next_deadline() != deadline, "the same deadline twice"
+    assert one.next_event() == Ended(False)
+
+
 def test_what_came_once_is_said_once_and_after_the_end_nothing_is_taken() -> None:
     one = punch(Side.FIRST, A)
     right = encode_punch(1, punch_tag(KEY, 1, Side.SECOND))

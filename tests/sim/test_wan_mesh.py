@@ -238,3 +238,13 @@ async def test_a_server_learns_topics_that_are_others_each_day_and_nothing_else(
             assert secret not in said and secret not in raw
         for secret in (mesh_id, *nodes, *(each.noise_key for each in keys), *(each.signing_key for each in keys)):
             assert secret not in raw and secret.hex().encode() not in said
+
+
+async def test_an_invitation_long_after_the_servers_were_let_go(autojump_clock: object, tmp_path: Path) -> None:
+    async with internet(tmp_path) as here:
+        ann, _ben = await here.founded("ann", "ben")
+        cleo = await here.behind("cleo")
+        await trio.sleep(120)
+        assert not any(server.is_connected for server in ann.node.seeking.wan.servers), "nobody needed one"
+        with trio.fail_after(30):
+            await here.lab.join(ann, cleo, wan=True)

@@ -72,11 +72,20 @@ def test_what_is_said_is_heard(messages: list[Any], decode: Any, limits: dict[in
     decoder = FrameDecoder(limits)
     for byte in b"".join(encode(each) for each in messages):
         decoder.receive(bytes([byte]))
-    heard = []
+    came = []
     while (frame := decoder.next_frame()) is not None:
-        heard.append(decode(*frame))
-    assert heard == messages
+        came.append(decode(*frame))
+    assert came == messages
     assert max(len(encode(each)) for each in messages) <= FRAME_LIMIT + HEADER.size
+
+
+def heard(message: Any) -> Any:
+    """What a client makes of what a server said."""
+    decoder = FrameDecoder(SERVER_FRAMES)
+    decoder.receive(encode(message))
+    frame = decoder.next_frame()
+    assert frame is not None
+    return decode_server(*frame)
 
 
 def test_neither_side_takes_what_the_other_says() -> None:
@@ -127,6 +136,25 @@ def test_any_bytes_from_a_server_are_a_message_or_refused(frame: Frame, body: by
 
 def test_addresses_come_out_as_addresses() -> None:
     assert address_of(Observed("2001:db8::9", 1)) == Address("2001:db8::9", 1)
+
+
+@pytest.mark.parametrize(
+    "host", ["2001:db8::1%\0", "fe80::1%eth0", "2001:db8::1%", "9.9.9.9\0", "09.9.9.9", "example.org"]
+)
+def test_what_a_socket_would_choke_on_is_refused(host: str) -> None:
+    with pytest.raises(RemoteProtocolError, match="address"):
+        heard(Observed(host, 1))
+
+
+@pytest.mark.parametrize(
+    ("said", "taken"),
+    [("::ffff:9.9.9.9", "9.9.9.9"), ("2001:DB8:0::9", "2001:db8::9"), ("2001:db8::9", "2001:db8::9")],
+)
+def test_an_address_has_one_spelling(said: str, taken: str) -> None:
+    message = heard(Observed(said, 1))
+    assert isinstance(message, Observed) and address_of(message) == Address(taken, 1)
+    packed = ipaddress.ip_address(said).packed + b"\0\1"
+    assert CardBody(Nat.UNKNOWN, [packed, packed]).addresses() == [Address(taken, 1)]
 
 
 @given(st.integers(0, 255), st.binary(min_size=16, max_size=16))
