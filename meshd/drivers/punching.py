@@ -41,6 +41,11 @@ class Puncher:
         self._runs: set[_Run] = set()
         endpoint.on_datagram = self._receive
 
+    @property
+    def has_room(self) -> bool:
+        """Whether another match can be punched for."""
+        return len(self._runs) < RUNS_LIMIT
+
     async def punch(
         self,
         key: bytes,
@@ -55,7 +60,7 @@ class Puncher:
 
         Whoever gets a link meanwhile cancels this. Raises RefusedError beyond RUNS_LIMIT.
         """
-        if len(self._runs) >= RUNS_LIMIT:
+        if not self.has_room:
             raise RefusedError("Too many machines are looked for at once.")
         machine = Punch(
             key,

@@ -30,6 +30,9 @@ SECOND_LOOK: Final = 1.0
 ANSWER_TIMEOUT: Final = 5.0
 """Seconds for a server that is connected to answer a question."""
 
+MEETINGS: Final = 8
+"""Entrants that a window punches for at a time: one after the other comes every 4 s, and each takes 12 s and a pairing."""
+
 ENTER_AGAIN: Final = 2.0
 """Seconds between two questions after a number that is not there: the other side may be starting again."""
 
@@ -122,6 +125,7 @@ class Allocation:
     server: Server
     number: int
     _asked: Asked
+    _meetings: int = attrs.field(default=0, init=False)
 
     async def receive(self, say: Callable[[str], None], renumbered: Callable[[int], None]) -> Never:
         """Punch for whoever enters, for ever: their dials arrive at the endpoint. `say` hears what goes wrong, `renumbered`
@@ -130,7 +134,10 @@ class Allocation:
             async for event in self._asked.events:
                 match event:
                     case Matched():
-                        nursery.start_soon(self._meet, event, say)
+                        # A server that lies may match as fast as it likes: what there is no room for is passed over.
+                        if self._meetings < MEETINGS and self.wan.puncher.has_room:
+                            self._meetings += 1
+                            nursery.start_soon(self._meet, event, say)
                     case Given(_, number) if number != self.number:
                         self.number = number
                         renumbered(number)
@@ -150,12 +157,15 @@ class Allocation:
 
     async def _meet(self, matched: Matched, say: Callable[[str], None]) -> None:
         heard = trio.Event()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._free_in_time, heard)
-            outcome = await self.wan.punch(self.server, matched, Side.SECOND, lambda opened: heard.set())
-            if not outcome.heard:
-                why = reason(self.wan.nat, matched.nat, heard=False, sent=outcome.sent)
-                say(f"Somebody entered the number and could not be reached at {matched.address}. {why}")
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._free_in_time, heard)
+                outcome = await self.wan.punch(self.server, matched, Side.SECOND, lambda opened: heard.set())
+                if not outcome.heard:
+                    why = reason(self.wan.nat, matched.nat, heard=False, sent=outcome.sent)
+                    say(f"Somebody entered the number and could not be reached at {matched.address}. {why}")
+        finally:
+            self._meetings -= 1
 
     async def _free_in_time(self, heard: trio.Event) -> None:
         """Let the next one in when nobody speaks, or when who did has had the time of a pairing."""

@@ -1,6 +1,7 @@
 """Across a simulated internet: a rendezvous server, routers of all kinds, and two who meet, in virtual time."""
 
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator
 from functools import partial
 
@@ -319,6 +320,34 @@ async def test_a_candidate_that_is_a_victim_draws_what_the_page_allows_and_no_qu
         _, connector, _ = await meet(here, ann, ben)
         assert isinstance(connector.error, NobodyFoundError)
         assert 0 < len(drawn) <= 2 * 60 and all(len(each) <= 64 and not each[0] & 0x40 for each in drawn)
+
+
+async def test_a_server_that_matches_without_end_keeps_a_window_busy_and_no_more(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(servers=1) as here:
+        take = Board.take
+
+        def flood(self: Board, client: int, message: object, now: float) -> list[tuple[int, object]]:
+            told = take(self, client, message, now)
+            lies = [
+                (number, Match(each.ref, f"9.9.{count // 200}.{count % 200 + 1}", 53, bytes(16), 0, Nat.UNKNOWN, b""))
+                for number, each in told
+                if type(each).__name__ == "Numbered"
+                for count in range(200)
+            ]
+            return [*told, *lies]
+
+        monkeypatch.setattr(Board, "take", flood)
+        drawn: Counter[str] = Counter()
+        here.network.tap = lambda data, source, target: drawn.update(
+            [target[0]] if target[0].startswith("9.9.") else []
+        )
+        ann = Router(here.network, "5.0.0.1").host("ann")
+        one = Side(ann, settings(here, takes_number=True, number=1, timeout=40.0), Cargo(None, MemorySink()), True)
+        await one.run()
+        assert isinstance(one.error, NobodyFoundError), one.error
+        assert sum(drawn.values()) < 40 * 40 and all(count <= 60 for count in drawn.values())
 
 
 async def test_a_server_that_restarts_gives_a_number_again_and_another_is_told(autojump_clock: object) -> None:
