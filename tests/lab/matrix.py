@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -447,7 +448,8 @@ def main() -> int:
             try:
                 row.check(plays.result(row))
             except AssertionError as error:
-                wrong.append(f"{row.name}: {error}")
+                *_, last = traceback.extract_tb(error.__traceback__)
+                wrong.append(f"{row.name}: {error} ({last.name}: {last.line})")
     PAGE.write_text(page())
     print("\n".join((text_table(), *wrong)))
     return int(bool(wrong))
