@@ -247,9 +247,7 @@ class Server:
 
     def _tell_lost(self, error: TetherError) -> None:
         for asked in self._asked:
-            with contextlib.suppress(
-                trio.WouldBlock
-            ):  # who has answers waiting hears of it from the next that is asked
+            with contextlib.suppress(trio.WouldBlock):  # behind sixteen answers that nobody took, one more says nothing
                 asked._send.send_nowait(Lost(error))
 
     def _ask(self, asked: Asked) -> None:

@@ -46,8 +46,6 @@ class Opened:
     """A right punch came from this address: the path is open towards us, and ours is answered."""
 
     address: Address
-    unasked: bool
-    """Nothing had been sent there before: our router lets in anybody (RFC 4787, section 5)."""
 
 
 @attrs.frozen
@@ -149,7 +147,7 @@ class Punch:
         self._opened.add(source)
         # At once: until ours has come the other side cannot know that its path is open.
         self._due[source], self._next_at = -math.inf, now
-        self._events.append(Opened(source, source not in self._spoken_to))
+        self._events.append(Opened(source))
 
     def stop(self) -> None:
         """It has led to a link, or nobody wants it any more."""

@@ -37,7 +37,6 @@ from meshd.wire.rendezvous import (
 ASKED_LIMIT: Final = 256
 """Things asked of one server at a time; it takes no more (docs/protocol/rendezvous.md, "Caps")."""
 
-
 OUT_LIMIT: Final = 256 * 1024
 """Bytes that may wait for a server: all that may be asked of it at once, with cards."""
 

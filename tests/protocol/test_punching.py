@@ -210,7 +210,7 @@ def test_who_was_not_told_and_is_right_is_met_answered_and_counted() -> None:
     events = []
     while (event := one.next_event()) is not None:
         events.append(event)
-    assert events == [Opened(Address(f"6.0.0.{number + 1}", 9), unasked=True) for number in range(MET_LIMIT)]
+    assert events == [Opened(Address(f"6.0.0.{number + 1}", 9)) for number in range(MET_LIMIT)]
     assert len(one.candidates) == 1 + MET_LIMIT
     assert one.next_deadline() == 1.0
     assert one.datagrams_to_send(1.0)[0][1] in {event.address for event in events}
@@ -242,7 +242,7 @@ def test_what_came_once_is_said_once_and_after_the_end_nothing_is_taken() -> Non
     one.datagrams_to_send(0.0)
     one.receive_datagram(right, A, 0.1)
     one.receive_datagram(right, A, 0.2)
-    assert one.next_event() == Opened(A, unasked=False) and one.next_event() is None
+    assert one.next_event() == Opened(A) and one.next_event() is None
     one.stop()
     assert one.is_over and one.next_deadline() is None and one.datagrams_to_send(1.0) == []
     one.receive_datagram(right, B, 1.0)
