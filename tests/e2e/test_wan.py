@@ -48,11 +48,11 @@ def test_with_a_passphrase_of_ones_own_the_number_is_told_apart(tether: Programs
 
 
 def test_a_pinned_server_is_taken_and_another_is_not(tether: Programs, server: Process) -> None:
-    pinned = f"{at(server)}#{server.ready['fingerprint']}"
-    listener = tether.listen("--wan", "--rendezvous", pinned)
-    wrong = tether.connect(
-        "--wan", "--rendezvous", f"{at(server)}#{'a' * 52}", listener.event("code")["code"], stdin=b"x"
-    )
+    """The wrong one is asked for a number that nobody announces: a listener on the LAN would be met all the same."""
+    listener = tether.listen("--wan", "--rendezvous", f"{at(server)}#{server.ready['fingerprint']}")
+    number, words = listener.event("code")["code"].split("-", 1)
+    another = f"{int(number) + 1}-{words}"
+    wrong = tether.connect("--wan", "--rendezvous", f"{at(server)}#{'a' * 52}", another, stdin=b"x")
     assert "another key" in wrong.exits(4).error
 
 
