@@ -1,6 +1,7 @@
 """From an operation to a command: its arguments as click knows them, and one run of it."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ import click
 
 from meshd.client import Client
 from meshd.surfaces import asking, passing, render
-from meshd.tools.kinds import FLAG, INPUT, OUTPUT, Kind
+from meshd.tools.kinds import ATTACHMENT, FLAG, INPUT, MAIL_TEXT, MAIL_TEXT_LIMIT, OUTPUT, Kind
 from meshd.tools.operation import Argument, Operation
 from meshd.tools.text import printable
 
@@ -19,7 +20,7 @@ Answers = dict[str, Any]
 
 def _type(kind: Kind) -> Any:
     """What click reads the text with; a shell then completes files where a path goes."""
-    return click.Path(allow_dash=True) if kind in (INPUT, OUTPUT) else kind.parse
+    return click.Path(allow_dash=True) if kind in (INPUT, OUTPUT, ATTACHMENT) else kind.parse
 
 
 def common_options() -> list[click.Parameter]:
@@ -141,11 +142,15 @@ def _given(
     if argument.name == "mesh":
         value = value or options.get("mesh")
     if argument.many:
-        return list(value or ())
+        return [passing.attached(each) if argument.kind is ATTACHMENT else each for each in value or ()]
+    if value is None and argument.env:
+        value = os.environ.get(argument.env) or None
     if value is None and argument.command_default is not None and not given.get(argument.instead_of):
         value = argument.command_default
-    if value is None:
+    if value is None or (value == "" and argument.command_default == ""):
         return None
+    if argument.kind is MAIL_TEXT and value == passing.PIPE:
+        return passing.text_of_stdin(MAIL_TEXT_LIMIT)
     if argument.kind is INPUT:
         return until.enter_context(passing.laid_down(state)) if value == passing.PIPE else passing.absolute(value)
     if argument.kind is OUTPUT:

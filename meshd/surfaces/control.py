@@ -25,6 +25,7 @@ from meshd.notices import event_name
 from meshd.tools.context import Context
 from meshd.tools.operation import Operation, Tells
 from meshd.tools.registry import BY_NAME
+from meshd.tools.session import Session
 
 CONNECTIONS_LIMIT: Final = 64
 """Connections at once: every terminal and script of a person, and none that runs wild takes the daemon's descriptors."""
@@ -45,6 +46,9 @@ PARSE_ERROR: Final = -32700
 INVALID_REQUEST: Final = -32600
 UNKNOWN_METHOD: Final = -32601
 INTERNAL_ERROR: Final = -32603
+
+CANCEL: Final = "cancel"
+"""The one notification that is known: end the call with this id, which then is not answered."""
 
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
@@ -84,12 +88,14 @@ class Control:
                 await _say_goodbye(stream, _encoded(_failed(None, refusal)))
                 return
             self._open += 1
+            session = Session()
             try:
                 async with trio.open_nursery() as nursery:
-                    await _Conversation(stream, nursery, self._context, self._operations).run()
+                    await _Conversation(stream, nursery, self._context, self._operations, session).run()
                     nursery.cancel_scope.cancel()  # whoever asked is gone, and with it the reason for each call
             finally:
                 self._open -= 1
+                session.end()
 
     def _refusal(self, uid: int) -> RefusedError | None:
         if uid != os.geteuid():
@@ -103,13 +109,18 @@ class _Conversation:
     """One connection of ours."""
 
     def __init__(
-        self, stream: trio.SocketStream, nursery: trio.Nursery, context: Context, operations: Mapping[str, Operation]
+        self,
+        stream: trio.SocketStream,
+        nursery: trio.Nursery,
+        context: Context,
+        operations: Mapping[str, Operation],
+        session: Session,
     ) -> None:
         self._stream, self._nursery = stream, nursery
-        self._context, self._operations = context, operations
+        self._context, self._operations, self._session = context, operations, session
         self._turn = trio.Lock()
         self._cut = False  # whether a line has begun and not ended
-        self._calls = 0
+        self._calls: set[_UnderWay] = set()
 
     async def run(self) -> None:
         """Until the client hangs up, or sends what cannot be followed."""
@@ -141,30 +152,44 @@ class _Conversation:
             await self._tell(_wrong(None, PARSE_ERROR, "This is not JSON."))
             return
         if request.id is None:
-            return  # a notification, which JSON-RPC forbids to answer; there is none that we know
+            # A notification, which JSON-RPC forbids to answer.
+            if request.method == CANCEL:
+                self._cancel(request.params.get("id"))
+            return
         operation = self._operations.get(request.method)
         if operation is None:
             await self._tell(_wrong(request.id, UNKNOWN_METHOD, f"There is no operation {request.method!r:.50}."))
-        elif self._calls >= CALLS_LIMIT:
+        elif len(self._calls) >= CALLS_LIMIT:
             refused = RefusedError(
                 f"{CALLS_LIMIT} calls are under way on this connection.", "Wait for an answer first."
             )
             await self._tell(_failed(request.id, refused))
         else:
-            self._calls += 1
-            self._nursery.start_soon(self._call, operation, request)
+            under_way = _UnderWay(request.id)
+            self._calls.add(under_way)
+            self._nursery.start_soon(self._call, operation, request, under_way)
 
-    async def _call(self, operation: Operation, request: Request) -> None:
+    def _cancel(self, number: object) -> None:
+        for each in self._calls:
+            if each.id == number:
+                each.scope.cancel()
+
+    async def _call(self, operation: Operation, request: Request, under_way: "_UnderWay") -> None:
+        answer = None
         try:
-            answer = await self._answer(operation, request)
-            await self._send(answer)
+            with under_way.scope:
+                answer = await self._answer(operation, request)
+            if answer is not None:
+                await self._send(answer)
         finally:
-            self._calls -= 1
+            self._calls.discard(under_way)
 
     async def _answer(self, operation: Operation, request: Request) -> bytes:
         telling = None
         try:
             arguments = operation.check(request.params)
+            if operation.session:
+                arguments["session"] = self._session
             if operation.tells is not Tells.NOTHING:
                 telling = arguments["tell"] = _Telling(request.id)
                 self._nursery.start_soon(telling.pump, self._tell)
@@ -197,6 +222,14 @@ class _Conversation:
                 self._cut = False
             except trio.BrokenResourceError:
                 self._nursery.cancel_scope.cancel()
+
+
+@attrs.define(eq=False)
+class _UnderWay:
+    """One call that is not answered yet."""
+
+    id: int | str
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
 
 class _Telling:

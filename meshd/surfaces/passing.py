@@ -33,6 +33,24 @@ def absolute(path: str) -> str:
     return found
 
 
+def attached(text: str) -> str:
+    """A handle as it is; anything else as a path."""
+    return text if text.startswith(("h&l_", "hl_")) else absolute(text)
+
+
+def text_of_stdin(limit: int) -> str:
+    """All of standard input, as UTF-8 text of at most `limit` bytes."""
+    data = sys.stdin.buffer.read(limit + 1)
+    if len(data) > limit:
+        raise UsageError(
+            f"Standard input has more than the {limit:,} bytes of a message.", "Attach it as a file: --attach FILE."
+        )
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise UsageError("Standard input is not UTF-8 text.", "Attach it as a file: --attach FILE.") from None
+
+
 @contextlib.contextmanager
 def laid_down(state: Path) -> Iterator[str]:
     """A file with all of standard input, gone at the end of the block."""

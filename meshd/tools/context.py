@@ -1,7 +1,7 @@
 """What an operation may ask of the node: the seam of docs/decisions/0011, with the values that come back.
 
 The node implements `Context`; the registry declares an operation for each method, with the same name and arguments.
-Answers are plain: text, numbers, booleans, None, tuples of these, and classes of the three files of answers, so that each
+Answers are plain: text, numbers, booleans, None, tuples of these, and classes of the four files of answers, so that each
 goes through JSON and comes back equal. All of them can be had from here: the node imports this file and no other of tools.
 
 A machine in an argument is a name or at least 4 characters of an id, a mesh likewise; a handle has 12 or 64 digits.
@@ -57,6 +57,32 @@ from meshd.tools.handle_answers import (
     Tagged,
     Tags,
 )
+from meshd.tools.mail_answers import (
+    AgentInfo,
+    AgentRef,
+    Agents,
+    Answered,
+    Attachment,
+    Closed,
+    Deliveries,
+    Delivery,
+    Freshness,
+    Inbox,
+    Line,
+    Message,
+    Presence,
+    Recipient,
+    Registered,
+    SearchResult,
+    Sent,
+    SentList,
+    State,
+    ThreadInfo,
+    Threads,
+    ThreadView,
+    Waited,
+    WakeTested,
+)
 from meshd.tools.mesh_answers import (
     Blocked,
     Founded,
@@ -73,8 +99,34 @@ from meshd.tools.mesh_answers import (
     Renamed,
     Revoked,
 )
+from meshd.tools.session import Session
 
 __all__ = [
+    "AgentInfo",
+    "AgentRef",
+    "Agents",
+    "Answered",
+    "Attachment",
+    "Closed",
+    "Deliveries",
+    "Delivery",
+    "Freshness",
+    "Inbox",
+    "Line",
+    "Message",
+    "Presence",
+    "Recipient",
+    "Registered",
+    "SearchResult",
+    "Sent",
+    "SentList",
+    "Session",
+    "State",
+    "ThreadInfo",
+    "ThreadView",
+    "Threads",
+    "Waited",
+    "WakeTested",
     "BackedUp",
     "Blocked",
     "Collapsed",
@@ -263,6 +315,134 @@ class Context(Protocol):
     async def export_table(self, *, mesh: str | None, table: str, out: str, overwrite: bool) -> Exported: ...
 
     async def import_table(self, *, mesh: str | None, path: str) -> Imported: ...
+
+    async def agent_register(
+        self,
+        *,
+        mesh: str | None,
+        name: str,
+        label: str | None,
+        tags: tuple[str, ...],
+        capabilities: tuple[str, ...],
+        status: str | None,
+        bind: bool,
+        session: Session,
+    ) -> Registered:
+        """Raises RefusedError where `bind` meets another connection's name, or a second one for this connection."""
+
+    async def agent_remove(self, *, mesh: str | None, agent: str, session: Session) -> Registered: ...
+
+    async def who(self, *, mesh: str | None, to: str | None) -> Agents: ...
+
+    async def send(
+        self,
+        *,
+        mesh: str | None,
+        to: str,
+        subject: str,
+        text: str,
+        sender: str | None,
+        attach: tuple[str, ...],
+        tags: tuple[str, ...],
+        ttl: int,
+        ticket: str | None,
+        thread: str | None,
+        reply_to: str | None,
+        key: str | None,
+        wait: float,
+        session: Session,
+    ) -> Sent:
+        """Durable when it returns. `sender` None: the session's agent, or `user`; another than the session's is refused.
+        So is one that another session is bound to. In `attach` are handles, or paths that are put first."""
+
+    async def sent(
+        self,
+        *,
+        mesh: str | None,
+        handle: str | None,
+        agent: str | None,
+        limit: int,
+        after: str | None,
+        session: Session,
+    ) -> SentList: ...
+
+    async def inbox(
+        self,
+        *,
+        mesh: str | None,
+        agent: str | None,
+        unread: bool,
+        include_closed: bool,
+        tag: str | None,
+        limit: int,
+        after: str | None,
+        session: Session,
+    ) -> Inbox:
+        """`agent` None: the session's, or `user`; a bound session may name no other."""
+
+    async def receive(
+        self, *, mesh: str | None, handle: str, agent: str | None, peek: bool, session: Session
+    ) -> Message:
+        """Raises RefusedError for who is neither its sender nor its reader, NobodyFoundError for one that is not here."""
+
+    async def close(
+        self,
+        *,
+        mesh: str | None,
+        handle: str | None,
+        ticket: str | None,
+        status: str,
+        reason: str,
+        agent: str | None,
+        session: Session,
+    ) -> Closed:
+        """Exactly one of `handle` and `ticket` is given."""
+
+    async def thread(self, *, mesh: str | None, of: str, agent: str | None, session: Session) -> ThreadView: ...
+
+    async def threads(self, *, mesh: str | None) -> Threads: ...
+
+    async def thread_create(self, *, mesh: str | None, name: str, description: str) -> ThreadInfo: ...
+
+    async def search(
+        self, *, mesh: str | None, query: str, agent: str | None, limit: int, session: Session
+    ) -> SearchResult: ...
+
+    async def wait(
+        self, *, mesh: str | None, agent: str | None, seconds: float, after: str | None, session: Session
+    ) -> Waited:
+        """Raises TimedOutError when no unread mail came within `seconds`."""
+
+    async def ask(
+        self,
+        *,
+        mesh: str | None,
+        to: str,
+        subject: str,
+        text: str,
+        sender: str | None,
+        attach: tuple[str, ...],
+        seconds: float,
+        queue: bool,
+        key: str | None,
+        session: Session,
+    ) -> Answered: ...
+
+    async def delivery_status(self, *, mesh: str | None, agent: str | None) -> Deliveries: ...
+
+    async def delivery_pause(self, *, mesh: str | None, agent: str | None) -> Deliveries: ...
+
+    async def delivery_resume(self, *, mesh: str | None, agent: str | None) -> Deliveries: ...
+
+    async def delivery_test(self, *, mesh: str | None, agent: str, now: bool) -> WakeTested: ...
+
+    async def delivery_tmux(
+        self, *, mesh: str | None, agent: str, socket: str | None, pane: str | None
+    ) -> Deliveries: ...
+
+    async def delivery_exec(self, *, mesh: str | None, agent: str, argv: tuple[str, ...]) -> Deliveries: ...
+
+    async def delivery_off(self, *, mesh: str | None, agent: str) -> Deliveries: ...
 
     async def backup(self, *, out: str, blobs: bool, overwrite: bool) -> BackedUp: ...
 

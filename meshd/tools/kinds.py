@@ -155,6 +155,8 @@ def whole(text: str) -> int:
     return int(text)
 
 
+_PATH = _string(PATH_LIMIT, "an absolute path", _is_path)
+
 JSON_LIMIT: Final = 256 * 1024
 """`context.VALUE_LIMIT`, which is not imported here: it would make each start of the command a third slower."""
 
@@ -196,6 +198,67 @@ SECONDS = Kind(
     _number(0, WAIT_LIMIT, "a number of seconds, at most a week", whole=False),
     seconds,
 )
+MAIL_TEXT_LIMIT: Final = 128 * 1024
+"""Bytes of a message's text: docs/protocol/mail.md, "Limits"."""
+
+SUBJECT_LIMIT: Final = 200
+
+
+def _check_mail_text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise _refuse(value, "a text")
+    # A lone surrogate, which JSON can spell, is no text.
+    size = len(value.encode(errors="surrogatepass"))
+    if size > MAIL_TEXT_LIMIT:
+        raise UsageError(
+            f"The text has {size:,} bytes; a message takes {MAIL_TEXT_LIMIT:,}.", "Attach what is larger as a file."
+        )
+    if any("\ud800" <= each <= "\udfff" for each in value):
+        raise UsageError("The text has half a character (a lone surrogate).")
+    return value
+
+
+def _check_attachment(value: Any) -> str:
+    """A handle, or the absolute path of a file that is put first."""
+    if isinstance(value, str) and value.startswith("/"):
+        return str(_PATH(value))
+    return _check_handle(value)
+
+
+SUBJECT = Kind(
+    "SUBJECT",
+    _text_schema(SUBJECT_LIMIT, 0),
+    _string(
+        SUBJECT_LIMIT,
+        f"a subject: one line of at most {SUBJECT_LIMIT} characters, none of which controls",
+        is_showable,
+        least=0,
+    ),
+)
+MAIL_TEXT = Kind("TEXT", {"type": "string", "maxLength": MAIL_TEXT_LIMIT}, _check_mail_text)
+"""The command takes `-`, or nothing, for its standard input."""
+
+TARGET = Kind(
+    "TO",
+    _text_schema(200),
+    _string(
+        200, "an agent (name, name@machine), or tag:, cap:, label:, machine: with a word, or broadcast", is_showable
+    ),
+)
+AGENT = Kind(
+    "AGENT",
+    _text_schema(NAME_LIMIT),
+    _string(NAME_LIMIT, "an agent's name: letters, digits, dots, dashes and underscores, at most 63", is_name),
+)
+PANE = Kind("WORD", _text_schema(PATH_LIMIT), _string(PATH_LIMIT, "a text of at most 4,096 characters", is_showable))
+"""A word for another program, passed on as it is."""
+KEY = Kind("KEY", _text_schema(100), _string(100, "a key: 1 to 100 characters on one line", is_showable))
+LABEL = Kind(
+    "LABEL", _text_schema(NAME_LIMIT, 0), _string(NAME_LIMIT, "a label of at most 63 characters", is_showable, least=0)
+)
+WORD = Kind(
+    "WORD", _text_schema(NAME_LIMIT), _string(NAME_LIMIT, "a word: 1 to 63 characters on one line", is_showable)
+)
 TTL = Kind(
     "TIME",
     {"type": "integer", "minimum": 0, "maximum": TTL_LIMIT},
@@ -209,9 +272,11 @@ COUNT = Kind(
     whole,
 )
 
-_PATH = _string(PATH_LIMIT, "an absolute path", _is_path)
 INPUT = Kind("PATH", _text_schema(PATH_LIMIT), _PATH)
 """A path that the daemon reads; the command makes it absolute, and takes `-` for its standard input."""
 
 OUTPUT = Kind("PATH", _text_schema(PATH_LIMIT), _PATH)
 """A path that the daemon writes; the command makes it absolute, and takes `-` for its standard output."""
+
+ATTACHMENT = Kind("FILE", _text_schema(PATH_LIMIT), _check_attachment)
+"""A handle, or a path that the daemon reads; the command makes what is no handle absolute."""

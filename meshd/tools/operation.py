@@ -145,6 +145,9 @@ class Operation(NamedTuple):
     exit_code: Callable[[Any], int] = lambda _: 0
     """For an answer that is no error and not what was hoped for."""
 
+    session: bool = False
+    """It matters which connection asks: the context gets that, as `session`."""
+
     derive: Callable[[Any], Any] | None = None
     """Makes the answer of what the context's method `source` gives."""
 

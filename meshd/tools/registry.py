@@ -6,16 +6,19 @@ context: the same methods, the same arguments, answers that are there.
 
 from typing import Final
 
-from meshd.tools import daemon_operations, handle_operations, mesh_operations
+from meshd.tools import daemon_operations, handle_operations, mail_operations, mesh_operations
 from meshd.tools.operation import Operation
 
 OPERATIONS: Final[tuple[Operation, ...]] = (
     *mesh_operations.OPERATIONS,
     *handle_operations.OPERATIONS,
+    *mail_operations.OPERATIONS,
     *daemon_operations.OPERATIONS,
 )
 
 GROUPS: Final[dict[str, str]] = {
+    "agent": "Agents of this machine.",
+    "delivery": "How agents of this machine are told of mail.",
     "doctor": "What is wrong, and what to do about it.",
     "mesh": "The meshes that this machine belongs to.",
     "peer": "Addresses where members may be.",

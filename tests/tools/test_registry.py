@@ -34,6 +34,7 @@ def test_arguments_are_those_of_the_method(operation: Operation) -> None:
     parameters = dict(inspect.signature(METHODS[operation.source or operation.name]).parameters)
     parameters.pop("self")
     told = parameters.pop("tell", None)
+    assert (parameters.pop("session", None) is not None) == operation.session
     assert set(parameters) == {each.name for each in operation.arguments}
     assert all(each.kind is inspect.Parameter.KEYWORD_ONLY for each in parameters.values())
     assert (told is None) == (operation.tells is Tells.NOTHING)
