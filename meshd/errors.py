@@ -62,6 +62,10 @@ class NobodyFoundError(TetherError):
     exit_code = EXIT_NOBODY_FOUND
 
 
+class ExpiredError(NobodyFoundError):
+    """It was there, and its time to live is over."""
+
+
 class ConnectionLostError(TetherError):
     """The link ended before both sides knew that all had arrived."""
 

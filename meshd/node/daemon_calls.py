@@ -10,6 +10,7 @@ from meshd.node.blob_calls import BlobCalls
 from meshd.node.calls import Calls
 from meshd.node.handle_calls import HandleCalls
 from meshd.node.link_calls import LinkCalls
+from meshd.node.mail_calls import MailCalls
 from meshd.node.mesh_calls import MeshCalls
 from meshd.node.path_calls import PathCalls
 from meshd.node.transfer_calls import TransferCalls
@@ -54,5 +55,5 @@ class DaemonCalls(Calls):
         return Stopping(os.getpid())
 
 
-class NodeContext(MeshCalls, LinkCalls, PathCalls, HandleCalls, BlobCalls, TransferCalls, DaemonCalls):
+class NodeContext(MeshCalls, LinkCalls, PathCalls, HandleCalls, BlobCalls, TransferCalls, MailCalls, DaemonCalls):
     """All that may be asked of a node: `Context` of meshd/tools/context.py."""

@@ -79,10 +79,10 @@ class TestContent:
         ],
     )
     def test_what_is_not_what_it_says_leaves_no_row(self, database: Database, body: Announcement) -> None:
-        before = database.handles.digests()
+        before = database.digests()
         assert not fold(database, Author().say(body), body)
         assert database.handles.tables() == {}
-        assert database.handles.digests() == before
+        assert database.digests() == before
 
     def test_a_blob_as_its_first_author_describes_it(self, database: Database) -> None:
         first, later = blob(b"x", name="first"), blob(b"x", name="later")
@@ -279,13 +279,13 @@ class TestLimits:
         told(database, other, kept)
         with fresh() as without:
             fold(without, other.say(kept, generation=2), kept)
-            expected = without.handles.digests()
+            expected = without.digests()
         seen = blob(b"x", tags=("t",), to=(other.node,))
         for body in _one_of_each(other.node):
             told(database, author, body)
-        assert all(database.handles.digests()[view] != expected[view] for view in expected)
+        assert all(database.digests()[view] != expected[view] for view in expected)
         change(database, author.data, 0)
-        assert database.handles.digests() == expected
+        assert database.digests() == expected
         assert database.handles.addressed_to(other.node, limit=9) == []
         assert database.handles.find(None, seen.ref.digest.hex()) == []
         assert not database.handles.is_announced(seen.ref.digest)
@@ -308,12 +308,12 @@ class TestLimits:
 
 def test_what_expires_takes_its_folds_with_it(database: Database) -> None:
     author, other = Author(), Author()
-    before = database.handles.digests()
+    before = database.digests()
     for body in _one_of_each(other.node):
         told(database, author, body, ttl=5)
-    assert database.handles.digests() != before
+    assert database.digests() != before
     database.commit([lambda d: d.records.expire(5_000)])
-    assert database.handles.digests() == before
+    assert database.digests() == before
 
 
 def test_folding_again_changes_nothing(database: Database) -> None:
@@ -321,10 +321,10 @@ def test_folding_again_changes_nothing(database: Database) -> None:
     said = [(author.say(body), body) for body in _one_of_each(author.node)]
     for record, body in said:
         assert fold(database, record, body)
-    before = database.handles.digests()
+    before = database.digests()
     for record, body in said:
         fold(database, record, body)
-    assert database.handles.digests() == before
+    assert database.digests() == before
 
 
 def _bodies(nodes: list[NodeId]) -> st.SearchStrategy[Announcement]:
@@ -373,7 +373,7 @@ def test_any_order_folds_to_the_same_views(data: st.DataObject, seed: int) -> No
             for chain, upto in limits.items():
                 change(database, chain, upto)
             handles = database.handles
-            questions = [handles.tables(), handles.all_tags(), handles.digests()]
+            questions = [handles.tables(), handles.all_tags(), database.digests()]
             blobs = [handles.blob(digest) for digest in handles.digests_in("blob", limit=9)]
             results.append((questions, blobs, [handles.addresses(author.node) for author in authors]))
     assert results[0] == results[1]
@@ -384,7 +384,7 @@ def test_digests_are_what_machines_of_other_versions_print(database: Database) -
     author = Author(1)
     for body in _one_of_each(author.node):
         told(database, author, body)
-    assert {view: digest.hex()[:16] for view, digest in database.handles.digests().items()} == {
+    assert {view: digest.hex()[:16] for view, digest in database.digests().items()} == {
         "values": "55b74fa6d37fe0fe",
         "blobs": "41a150242a6a3264",
         "trees": "b54b85505ffd612a",
@@ -403,7 +403,7 @@ def test_a_digest_is_over_fields_behind_their_lengths(database: Database) -> Non
     def over(*fields: bytes) -> bytes:
         return blake3(b"".join(len(field).to_bytes(4, "big") + field for field in fields)).digest()
 
-    found = database.handles.digests()
+    found = database.digests()
     assert found["held"] == over(DIGEST, author.node, b"12")
     assert found["tags"] == over(b"inline", DIGEST, b"a", b"inline", DIGEST, b"b")
     assert found["blobs"] == over()
