@@ -36,8 +36,14 @@ GRACE: Final = 3.0
 START_GRACE: Final = 15.0
 """The same after the daemon's own start, for programs that come back by themselves."""
 
-_CARD: Final = type_of(Card(name="a", label="", tags=(), capabilities=(), status="", live=False))[0]
 _TARGET_WORDS: Final = {"tag": "tag", "cap": "cap", "label": "label", "machine": "machine"}
+
+
+def _blank(name: str) -> Card:
+    return Card(name=name, label="", tags=(), capabilities=(), status="", live=False, removed=False)
+
+
+_CARD: Final = type_of(_blank("a"))[0]
 
 
 @attrs.frozen
@@ -194,7 +200,7 @@ class Agents:
                 raise RefusedError(
                     f"This machine has {AGENTS_LIMIT} agents already.", "Remove some: tether agent remove NAME."
                 )
-            card = before.card if before else Card(name=name, label="", tags=(), capabilities=(), status="", live=False)
+            card = before.card if before else _blank(name)
             card = attrs.evolve(
                 card,
                 label=card.label if label is None else label,
