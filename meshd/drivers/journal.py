@@ -103,6 +103,8 @@ class Journal:
         """Bytes that the records of one author may take."""
         self.on_change: list[Callable[[Sequence[Record]], None]] = []
         """Called with records that have become durable, in order; they must return at once and raise nothing."""
+        self.on_released: list[Callable[[], None]] = []
+        """Called when records that were told of before have left quarantine, and count from now on."""
         self.on_roster: list[Callable[[Roster], None]] = []
         """Called before `on_change` whenever roster records have come."""
         self._ledger = Ledger(mesh, storage, offload)
@@ -341,6 +343,8 @@ class Journal:
             for chain in [each.chain for each in self.waiting.values() if not clock.is_ahead(each.clock, wall)]:
                 with trio.CancelScope(shield=True):
                     await self._release(chain, now, wall)
+                for callback in self.on_released:
+                    callback()
         await self._storage.write(lambda database: database.mail.drop_carried())
         await self._storage.write(lambda database: database.records.mark_count(now, wall))
         ends = [TEND_EVERY]

@@ -1,6 +1,7 @@
 """The agents of one mesh: which there are, which of ours a program is bound to, and to whom a target goes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -68,7 +69,7 @@ class Agents:
         self._mesh = mesh
         self._known: dict[tuple[NodeId, str], Agented] | None = None
         self._version = 0
-        """Rises whenever what is known may have changed: what was being read then is read again."""
+        """Rises whenever what is known may have changed: what was being read then is not kept."""
         self._bound: dict[str, Session] = {}
         """By name in lower case."""
         self._gone: dict[str, float] = {}
@@ -90,12 +91,16 @@ class Agents:
 
     async def known(self) -> dict[tuple[NodeId, str], Agented]:
         """All agents, by machine and name in lower case."""
-        while (known := self._known) is None:
-            version = self._version
-            found = await self._mesh.storage.read(lambda database: database.mail.agents())
-            if version == self._version:
-                active = {member.node for member in self._mesh.roster.active()}
-                self._known = {(each.node, each.card.name.lower()): each for each in found if each.node in active}
+        if self._known is not None:
+            return self._known
+        version = self._version
+        found = await self._mesh.storage.read(lambda database: database.mail.agents())
+        active = {member.node for member in self._mesh.roster.active()}
+        known = {(each.node, each.card.name.lower()): each for each in found if each.node in active}
+        # What changed meanwhile came after the question. Asking until nothing does would let one member, by writing card
+        # after card, keep everybody waiting.
+        if version == self._version:
+            self._known = known
         return known
 
     def presence(self, agented: Agented) -> tuple[Presence, float]:
@@ -194,8 +199,23 @@ class Agents:
         if check_name(name, "agent").lower() == BROADCAST:
             raise UsageError(f"{name} means everybody, and can be no agent's name.")
         _check_words((*tags, *capabilities), label or "", status or "")
-        if bind and session is not None:
-            self._bind(name, session)
+        take_back = self._bind(name, session) if bind and session is not None else None
+        try:
+            return await self._write_card(name, label, tags, capabilities, status)
+        except BaseException:
+            # Refused or cancelled, the connection is not bound: it would go on as an agent that nobody knows.
+            if take_back is not None:
+                take_back()
+            raise
+
+    async def _write_card(
+        self,
+        name: str,
+        label: str | None,
+        tags: tuple[str, ...],
+        capabilities: tuple[str, ...],
+        status: str | None,
+    ) -> AgentInfo:
         async with self._writing:
             known = await self.known()
             before = known.get((self._me, name.lower()))
@@ -215,7 +235,10 @@ class Agents:
             )
             if before is None or card != before.card:
                 await self._mesh.journal.append(card)
-        return self.info((await self.known())[self._me, name.lower()])
+        agented = (await self.known()).get((self._me, name.lower()))
+        if agented is None:  # this machine was put out of the mesh while it wrote
+            raise RefusedError(f"{name} is in no list: this machine is not a member of the mesh any more.")
+        return self.info(agented)
 
     async def remove(self, name: str) -> AgentInfo:
         """Take one of ours from all lists. Raises RefusedError while a program is bound to it, NobodyFoundError."""
@@ -228,7 +251,8 @@ class Agents:
             await self._mesh.journal.append(attrs.evolve(agented.card, live=False, removed=True))
         return self.info(agented)
 
-    def _bind(self, name: str, session: Session) -> None:
+    def _bind(self, name: str, session: Session) -> Callable[[], None] | None:
+        """Returns what takes it back, where it was not bound before."""
         key = name.lower()
         holder = self._bound.get(key)
         if session.agent and session.agent.lower() != key:
@@ -238,11 +262,22 @@ class Agents:
                 f"{name} is bound to another program just now.",
                 "End that one, or choose another name: two programs cannot be one agent.",
             )
-        if holder is None:
-            self._bound[key] = session
-            self._gone.pop(key, None)
-            session.agent, session.mesh = name, self._mesh.hex
-            session.on_end.append(lambda: self._ended(key))
+        if holder is not None:
+            return None
+        before = session.agent, session.mesh
+        self._bound[key] = session
+        self._gone.pop(key, None)
+        session.agent, session.mesh = name, self._mesh.hex
+        ended = partial(self._ended, key)
+        session.on_end.append(ended)
+
+        def take_back() -> None:
+            if ended in session.on_end:
+                session.on_end.remove(ended)
+                session.agent, session.mesh = before
+                ended()
+
+        return take_back
 
     def _ended(self, key: str) -> None:
         self._bound.pop(key, None)
@@ -330,7 +365,7 @@ class Agents:
         here = [each for each in found if each.node == self._me]
         found = here or found
         if len(found) > 1:
-            names = ", ".join(f"{each.card.name}@{self._mesh.name_of(each.node)}" for each in found)
+            names = ", ".join(sorted(f"{each.card.name}@{self._mesh.name_of(each.node)}" for each in found))
             raise UsageError(f"{name} may be {names}.", "Write to one of these addresses.")
         if found:
             (one,) = found

@@ -339,11 +339,12 @@ class MailCalls(Calls):
     async def wait(
         self, *, mesh: str | None, agent: str | None, seconds: float, after: str | None, session: Session
     ) -> Waited:
-        chosen, reader, name = await self._reader(mesh, agent, session)
+        chosen, _, name = await self._reader(mesh, agent, session)
         start = _number(after) or 0
         with trio.move_on_after(seconds):
             while True:
                 changed = chosen.mailroom.changed
+                reader = await chosen.agents.reader(name)  # it may have got a tag meanwhile
                 found = await chosen.storage.read(
                     lambda database: database.mail.unread(reader, after=start, limit=PAGE_LIMIT)
                 )
@@ -359,7 +360,7 @@ class MailCalls(Calls):
             agent=mesh.agents.ref(name, reader.node),
             unread=count,
             messages=tuple(mail_shown.line(mesh, each) for each in found),
-            next=str(found[-1].mailed.record),
+            next=str(found[-1].mailed.arrival),
         )
 
     async def ask(
@@ -474,8 +475,9 @@ class MailCalls(Calls):
     # What these share
 
     def _mesh_of(self, mesh: str | None, session: Session) -> Mesh:
-        """The mesh that is meant; for who is bound to an agent, that agent's."""
-        return self.mesh(mesh or session.mesh or None)
+        """The mesh that is meant; for who is bound to an agent, that agent's, unless it was left since."""
+        is_open = bool(session.mesh) and bytes.fromhex(session.mesh) in self.node.meshes
+        return self.mesh(mesh or (session.mesh if is_open else None))
 
     async def _ensure_known(self, mesh: Mesh, name: str) -> None:
         me = mesh.machine.keys.identity.node

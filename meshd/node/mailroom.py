@@ -159,12 +159,18 @@ class Mailroom:
 
     def news(self, records: Sequence[Record]) -> None:
         """Records have been stored."""
-        mail = [record for record in records if record.header.type.startswith("mail.")]
+        mail = [record for record in records if record.header.type.startswith(("mail.", "agent."))]
         if mail:
             self.changed.set()
             self.changed = trio.Event()
             if any(record.header.node != self._me for record in mail):
                 self._say.set()
+
+    def look(self) -> None:
+        """Other mail may count than before: the roster has changed, or records have left quarantine."""
+        self.changed.set()
+        self.changed = trio.Event()
+        self._say.set()
 
     async def run(self) -> None:
         """Say what has arrived, what was shown and what cannot be read, for ever."""

@@ -115,6 +115,7 @@ class Mesh:
         self._names = _names(journal.roster)
         journal.on_roster.append(self._on_roster)
         journal.on_change.append(self._on_records)
+        journal.on_released.append(self._on_released)
 
     # What it is.
 
@@ -298,6 +299,7 @@ class Mesh:
         self.links.recheck()
         self.keeping.look()
         self.agents.forget()
+        self.mailroom.look()
 
     async def _follow_roster(self) -> None:
         """Take new secrets, and make one where that is for us to do."""
@@ -359,6 +361,11 @@ class Mesh:
         self.keeping.news(records)
         self.agents.news(records)
         self.mailroom.news(records)
+
+    def _on_released(self) -> None:
+        self.keeping.look()
+        self.agents.forget()
+        self.mailroom.look()
 
     async def _follow_addresses(self) -> None:
         """Let the links know where members say that they are. The view is asked: it knows what counts, and is last."""

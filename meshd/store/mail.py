@@ -27,7 +27,10 @@ class Mailed:
     """A letter that is here."""
 
     record: int
-    """Number of its row: rises in the order of arrival, on this machine."""
+    """Number of its row."""
+
+    arrival: int
+    """Rises in the order in which letters became readable on this machine."""
 
     hash: bytes
     node: NodeId
@@ -85,8 +88,8 @@ class Agented:
 
 
 _LETTER: Final = (
-    "l.record, l.hash, l.node, l.rank, l.content, r.born_ms, r.header"
-    " FROM live_letter l JOIN record r ON r.id = l.record"
+    "l.record, l.hash, l.node, l.rank, l.content, r.born_ms, r.header, n.number"
+    " FROM live_letter l JOIN record r ON r.id = l.record JOIN arrived n ON n.record = l.record"
 )
 
 
@@ -142,6 +145,7 @@ class Mail:
         )
         if not self._connection.changes():
             return
+        self._connection.execute("INSERT INTO arrived (record) VALUES (?)", (place[0],))
         for agent in letter.to:
             self._insert("addressed", place[0], agent_key(*agent.key))
         if letter.target.kind != "agent":
@@ -229,10 +233,10 @@ class Mail:
         return found
 
     def unread(self, reader: Reader, *, after: int = 0, limit: int) -> list[Listed]:
-        """Letters that are not read and not closed, and arrived after this row, oldest arrival first."""
+        """Letters that are not read and not closed, of arrivals after this number, oldest arrival first."""
         statement, values = self._listed(reader)
         rows = self._rows(
-            f"SELECT * FROM ({statement} AND l.record > ?) WHERE NOT seen AND closed IS NULL ORDER BY record LIMIT ?",
+            f"SELECT * FROM ({statement} AND n.number > ?) WHERE NOT seen AND closed IS NULL ORDER BY arrival LIMIT ?",
             *(*values, after, limit),
         )
         return [_listed(row) for row in rows]
@@ -388,11 +392,12 @@ class Mail:
         marks = ", ".join("?" * len(reader.targets))
         statement = (
             "SELECT l.record AS record, l.hash, l.node, l.rank AS rank, l.content, r.born_ms, r.header,"
+            " n.number AS arrival,"
             " EXISTS (SELECT 1 FROM live_word w WHERE w.about = l.record AND w.state = 'read' AND w.agent = ?"
             " AND w.node = ?) AS seen,"
             " (SELECT w.status FROM (SELECT status, max(rank) FROM live_word WHERE about = l.record"
             " AND state = 'closed') w) AS closed"
-            " FROM live_letter l JOIN record r ON r.id = l.record"
+            " FROM live_letter l JOIN record r ON r.id = l.record JOIN arrived n ON n.record = l.record"
             f" WHERE l.record IN (SELECT record FROM addressed WHERE target IN ({marks}))"
             # Nobody is told of their own letter, unless they wrote to themselves by name.
             " AND (l.node <> ? OR l.sender <> ? OR EXISTS"
@@ -416,6 +421,7 @@ def _mailed(row: Sequence[Any]) -> Mailed:
     header = Header.decode(row[6])
     return Mailed(
         row[0],
+        row[7],
         bytes(row[1]),
         NodeId(row[2]),
         bytes(row[3]),
@@ -428,4 +434,4 @@ def _mailed(row: Sequence[Any]) -> Mailed:
 
 
 def _listed(row: Sequence[Any]) -> Listed:
-    return Listed(_mailed(row), bool(row[7]), row[8] or "")
+    return Listed(_mailed(row), bool(row[8]), row[9] or "")

@@ -23,6 +23,11 @@ CREATE INDEX letter_thread ON letter (thread) WHERE thread <> '';
 CREATE INDEX letter_reply ON letter (reply_to) WHERE reply_to <> x'';
 CREATE INDEX letter_key ON letter (node, sender, key) WHERE key <> '';
 
+CREATE TABLE arrived (        -- the order in which messages became readable here: after quarantine, later than their records
+  number INTEGER PRIMARY KEY AUTOINCREMENT,  -- never given twice, also when the last one has expired
+  record INTEGER NOT NULL UNIQUE REFERENCES record (id)
+) STRICT;
+
 CREATE TABLE addressed (      -- to whom: agents by name and machine, and the target as it was given
   record INTEGER NOT NULL REFERENCES record (id),
   target TEXT NOT NULL,
@@ -104,6 +109,7 @@ CREATE VIRTUAL TABLE letter_text USING fts5 (subject, text, content = '', conten
 CREATE TRIGGER record_dropped_mail AFTER UPDATE OF body ON record WHEN NEW.body IS NULL BEGIN
   DELETE FROM letter_text WHERE rowid = OLD.id AND EXISTS (SELECT 1 FROM letter WHERE record = OLD.id);
   DELETE FROM letter WHERE record = OLD.id;
+  DELETE FROM arrived WHERE record = OLD.id;
   DELETE FROM addressed WHERE record = OLD.id;
   DELETE FROM party WHERE record = OLD.id;
   DELETE FROM word WHERE record = OLD.id;
