@@ -154,8 +154,9 @@ class AgentSession:
             if stream is None:
                 raise gone()
             try:
-                with trio.fail_after(ANSWER_WITHIN), trio.CancelScope(shield=True):
-                    # A line that was cut in two would take every later one with it.
+                # A line that was cut in two would take every later one with it. The deadline is inside of the shield, which
+                # would keep it out as well.
+                with trio.CancelScope(shield=True), trio.fail_after(ANSWER_WITHIN):
                     await stream.send_all(line)
             except trio.TooSlowError as error:
                 self._lose(stream, silent())

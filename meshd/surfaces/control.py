@@ -178,21 +178,22 @@ class _Conversation:
         answer = None
         try:
             with under_way.scope:
-                answer = await self._answer(operation, request)
+                answer = await self._answer(operation, request, under_way)
+            if under_way.telling is not None:
+                await under_way.telling.finish(drop=answer is None)
             if answer is not None:
                 await self._send(answer)
         finally:
             self._calls.discard(under_way)
 
-    async def _answer(self, operation: Operation, request: Request) -> bytes:
-        telling = None
+    async def _answer(self, operation: Operation, request: Request, under_way: "_UnderWay") -> bytes:
         try:
             arguments = operation.check(request.params)
             if operation.session:
                 arguments["session"] = self._session
             if operation.tells is not Tells.NOTHING:
-                telling = arguments["tell"] = _Telling(request.id)
-                self._nursery.start_soon(telling.pump, self._tell)
+                under_way.telling = arguments["tell"] = _Telling(request.id)
+                self._nursery.start_soon(under_way.telling.pump, self._tell)
             result = await operation.carry_out(self._context, arguments)
             answer = _encoded({"jsonrpc": "2.0", "id": request.id, "result": result})
         except TetherError as error:
@@ -201,8 +202,6 @@ class _Conversation:
             structlog.get_logger().exception("control.fault", operation=operation.name)
             what = "The daemon failed to do this: a fault in it, see its log."
             answer = _encoded(_wrong(request.id, INTERNAL_ERROR, what))
-        if telling is not None:
-            await telling.finish()
         return answer
 
     async def _tell(self, message: Mapping[str, Any]) -> None:
@@ -230,6 +229,7 @@ class _UnderWay:
 
     id: int | str
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    telling: "_Telling | None" = None
 
 
 class _Telling:
@@ -265,9 +265,12 @@ class _Telling:
             await send({"jsonrpc": "2.0", "method": "told", "params": params})
         self._done.set()
 
-    async def finish(self) -> None:
-        """Wait until all that was told has gone, since the answer is the last that a call says."""
+    async def finish(self, *, drop: bool = False) -> None:
+        """Wait until all that was told has gone, since the answer is the last that a call says; with `drop`, only until
+        what has begun to go has gone."""
         self._over = True
+        if drop:
+            self._waiting.clear()
         self._news.set()
         await self._done.wait()
 

@@ -372,3 +372,22 @@ async def test_errors_of_the_node_reach_the_client_as_they_were(context: FakeCon
         with pytest.raises(NobodyFoundError) as caught:
             await AsyncClient(tmp_path).call("tables")
     assert (caught.value.what, caught.value.advice) == ("No such mesh.", "There is home.")
+
+
+async def test_what_a_cancelled_call_would_tell_ends_with_it(context: FakeContext, tmp_path: Path) -> None:
+    async def forever(**_: Any) -> Any:
+        await trio.sleep_forever()
+
+    context.answers["events"] = forever
+    async with serving(context, tmp_path), raw(tmp_path) as client:
+        await client.ask("tags", number=0)
+        await client.line()
+        before = trio.lowlevel.current_statistics().tasks_living
+        for number in range(1, 41):
+            await client.ask("events", number=number, follow=True)
+            line = json.dumps({"jsonrpc": "2.0", "method": "cancel", "params": {"id": number}})
+            await eventually(lambda count=number + 1: len(context.asked) == count)
+            await client.send(line.encode() + b"\n")
+        await client.ask("tags", number=99)
+        assert (await client.line())["id"] == 99, "a cancelled call is not answered"
+        await eventually(lambda: trio.lowlevel.current_statistics().tasks_living <= before)

@@ -1,6 +1,7 @@
 """The client that stays connected: many calls at once, calls that are given up, a daemon that ends and comes back."""
 
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -121,3 +122,16 @@ async def test_what_is_bound_to_a_connection_ends_with_it(tmp_path: Path) -> Non
                 await session.bind("codex")
             assert not ended.is_set()
         await ended.wait()
+
+
+async def test_a_daemon_that_does_not_read_keeps_nobody_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshd.client.session.ANSWER_WITHIN", 0.3)
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(str(tmp_path / "control.sock"))
+        deaf.listen()
+        with trio.fail_after(WITHIN):
+            async with open_session(tmp_path) as session:
+                with pytest.raises(TimedOutError):
+                    await session.call("collapse", json="x" * 900_000)
