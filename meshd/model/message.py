@@ -9,6 +9,7 @@ from typing import Final, Literal
 import attrs
 
 from meshd.model.bounds import each, number, size
+from meshd.model.handle import RESERVED_TABLES, is_table
 from meshd.model.identity import KEY_SIZE, NodeId
 from meshd.model.name import NAME_LIMIT, is_name
 from meshd.model.text import is_showable
@@ -82,6 +83,14 @@ class Target:
         word = self.word.lower() if self.kind in ("name", "label") else self.word
         return f"{self.kind}:{word}" if word else self.kind
 
+    def is_sound(self) -> bool:
+        """Whether it has what its kind needs, and nothing else."""
+        if len(self.node) != (KEY_SIZE if self.kind == "machine" else 0):
+            return False
+        if self.kind == "name":
+            return is_name(self.word)
+        return bool(self.word) == (self.kind in ("tag", "cap", "label"))
+
 
 @attrs.frozen(kw_only=True)
 class Letter:
@@ -116,7 +125,9 @@ class Letter:
             and (not self.thread or is_name(self.thread))
             and len(self.reply_to) in (0, KEY_SIZE)
             and len(self.text.encode(errors="replace")) <= TEXT_LIMIT
-            and (self.target.kind == "machine") == bool(self.target.node)
+            and self.target.is_sound()
+            # A table is shown in a handle, which goes into other programs' lines.
+            and all(is_table(each.table) or each.table in RESERVED_TABLES for each in self.attached)
         )
 
 
@@ -145,7 +156,14 @@ class Words:
     def is_sound(self) -> bool:
         """As `Letter.is_sound`."""
         lines = (self.ticket, self.status, self.reason)
-        return (not self.agent or is_name(self.agent)) and all(is_showable(line) for line in lines)
+        return (
+            (not self.agent or is_name(self.agent))
+            and all(is_showable(line) for line in lines)
+            # What a close says is shown in place of open; a letter that is closed with nothing would only be gone.
+            and bool(self.status) == (self.state == "closed")
+            and bool(self.letters) != bool(self.ticket)
+            and (self.state == "closed" or not self.ticket)
+        )
 
 
 Said = Letter | Words

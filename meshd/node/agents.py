@@ -94,7 +94,7 @@ class Agents:
         if self._known is not None:
             return self._known
         version = self._version
-        found = await self._mesh.storage.read(lambda database: database.mail.agents())
+        found = await self._mesh.storage.read(lambda database: database.mail.agents(AGENTS_LIMIT))
         active = {member.node for member in self._mesh.roster.active()}
         known = {(each.node, each.card.name.lower()): each for each in found if each.node in active}
         # What changed meanwhile came after the question. Asking until nothing does would let one member, by writing card

@@ -1,6 +1,6 @@
 """What may be asked about agents and their mail: the part of the context that carries messages."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -108,7 +108,15 @@ class MailCalls(Calls):
             meant = {agent.key for agent in (await chosen.agents.meant(to, "")).agents}
             known = {key: each for key, each in known.items() if (key[1], key[0]) in meant}
         found = sorted(known.values(), key=lambda each: (chosen.name_of(each.node), each.card.name.lower()))
-        return Agents(chosen.hex, tuple(chosen.agents.info(each) for each in found))
+        # In turn from each machine: one that has very many does not keep the others' out of the answer.
+        turns: Counter[NodeId] = Counter()
+        in_turn = []
+        for each in found:
+            turns[each.node] += 1
+            in_turn.append((turns[each.node], chosen.agents.info(each)))
+        infos = mail_shown.fitting(info for _, info in sorted(in_turn, key=lambda each: each[0]))
+        infos = tuple(sorted(infos, key=lambda info: (info.agent.machine.name, info.agent.name.lower())))
+        return Agents(chosen.hex, infos, len(found) - len(infos))
 
     # Sending
 
@@ -252,8 +260,11 @@ class MailCalls(Calls):
         else:
             most, before = min(limit, PAGE_LIMIT), _number(after)
             found = await chosen.storage.read(lambda database: database.mail.sent(me, name, before=before, limit=most))
-        lines = tuple([mail_shown.sent(chosen, each, await chosen.mailroom.progress(each)) for each in found])
-        following = str(found[-1].record) if handle is None and len(found) == min(limit, PAGE_LIMIT) else None
+        lines = mail_shown.fitting(
+            [mail_shown.sent(chosen, each, await chosen.mailroom.progress(each)) for each in found]
+        )
+        is_more = len(lines) == min(limit, PAGE_LIMIT) or len(lines) < len(found)
+        following = str(found[len(lines) - 1].record) if handle is None and is_more else None
         return SentList(chosen.agents.ref(name, me), lines, following)
 
     # Reading
@@ -278,13 +289,15 @@ class MailCalls(Calls):
             )
         )
         count = await chosen.storage.read(lambda database: database.mail.count_unread(reader))
+        lines = mail_shown.fitting(mail_shown.line(chosen, each) for each in found)
         following = None
-        if len(found) == most:
-            following = f"{int(found[-1].read)}-{found[-1].mailed.rank.hex()}"
+        if len(lines) == most or len(lines) < len(found):
+            last = found[len(lines) - 1]
+            following = f"{int(last.read)}-{last.mailed.rank.hex()}"
         return Inbox(
             agent=chosen.agents.ref(name, reader.node),
             unread=count,
-            messages=tuple(mail_shown.line(chosen, each) for each in found),
+            messages=lines,
             next=following,
             as_of=mail_shown.freshness(chosen),
         )
@@ -345,22 +358,21 @@ class MailCalls(Calls):
             while True:
                 changed = chosen.mailroom.changed
                 reader = await chosen.agents.reader(name)  # it may have got a tag meanwhile
-                found = await chosen.storage.read(
-                    lambda database: database.mail.unread(reader, after=start, limit=PAGE_LIMIT)
-                )
+                found = await chosen.storage.read(partial(_unread, reader, start))
                 if found:
-                    chosen.mailroom.show(name, [each.mailed.hash for each in found])
                     return await self._waited(chosen, reader, name, found)
                 await changed.wait()
         raise TimedOutError(f"No mail for {name} came within {seconds:g} s.")
 
     async def _waited(self, mesh: Mesh, reader: Reader, name: str, found: list[Listed]) -> Waited:
+        lines = mail_shown.fitting(mail_shown.line(mesh, each) for each in found)
+        mesh.mailroom.show(name, [each.mailed.hash for each in found[: len(lines)]])
         count = await mesh.storage.read(lambda database: database.mail.count_unread(reader))
         return Waited(
             agent=mesh.agents.ref(name, reader.node),
             unread=count,
-            messages=tuple(mail_shown.line(mesh, each) for each in found),
-            next=str(found[-1].mailed.arrival),
+            messages=lines,
+            next=str(found[len(lines) - 1].mailed.arrival),
         )
 
     async def ask(
@@ -402,7 +414,7 @@ class MailCalls(Calls):
         with trio.move_on_after(seconds):
             while True:
                 changed = chosen.mailroom.changed
-                reply = await chosen.storage.read(partial(_reply_to, digest, reader))
+                reply = await chosen.storage.read(lambda database: database.mail.reply(digest, reader))
                 if reply is not None:
                     await chosen.mailroom.say("read", [reply], name)
                     return Answered(done.full, await self._message(chosen, reply, reader))
@@ -435,20 +447,23 @@ class MailCalls(Calls):
             start = await self._letter(chosen, of)
             letters = await chosen.storage.read(partial(_chain, start))
         standing = await chosen.storage.read(partial(_listed, letters, reader, everything))
+        lines = mail_shown.fitting(mail_shown.line(chosen, each) for each in standing[::-1])[::-1]
         here = {each.mailed.hash for each in standing}
         missing = {
             each.mailed.letter.reply_to: None for each in standing if each.mailed.letter.reply_to not in (b"", *here)
         }
         return ThreadView(
             name=of,
-            messages=tuple(mail_shown.line(chosen, each) for each in standing),
+            messages=lines,
             missing=tuple(str(mail_shown.handle_of(each)) for each in missing),
         )
 
     async def threads(self, *, mesh: str | None) -> Threads:
         chosen = self.mesh(mesh)
-        found = await chosen.storage.read(lambda database: database.mail.topics())
-        return Threads(tuple(_thread_info(*each) for each in found))
+        me = chosen.machine.keys.identity.node
+        found = await chosen.storage.read(lambda database: database.mail.topics(me))
+        infos = mail_shown.fitting(_thread_info(*each) for each in found)
+        return Threads(infos, len(found) - len(infos))
 
     async def thread_create(self, *, mesh: str | None, name: str, description: str) -> ThreadInfo:
         chosen = self.mesh(mesh)
@@ -456,7 +471,8 @@ class MailCalls(Calls):
         if not is_showable(description) or len(description) > REASON_LIMIT:
             raise UsageError(f"A description is one line of at most {REASON_LIMIT} characters.")
         (record,) = await chosen.journal.append(Thread(name=name, description=description))
-        found = await chosen.storage.read(lambda database: database.mail.topics())
+        me = chosen.machine.keys.identity.node
+        found = await chosen.storage.read(lambda database: database.mail.topics(me))
         count = next((each[3] for each in found if each[0].lower() == name.lower()), 0)
         return _thread_info(name, description, record.hash, count)
 
@@ -469,7 +485,7 @@ class MailCalls(Calls):
         everything, most = agent is None and not session.agent, min(limit, PAGE_LIMIT)
         letters = await chosen.storage.read(lambda database: database.mail.search(query, limit=TICKET_LIMIT))
         found = await chosen.storage.read(partial(_listed, letters, reader, everything))
-        lines = tuple(mail_shown.line(chosen, each) for each in found[:most])
+        lines = mail_shown.fitting(mail_shown.line(chosen, each) for each in found[:most])
         return SearchResult(chosen.agents.ref(name, reader.node), lines)
 
     # What these share
@@ -571,6 +587,10 @@ def _by_key(node: NodeId, sender: str, key: str, database: Database) -> Mailed |
     return None if digest is None else database.mail.letter(digest)
 
 
+def _unread(reader: Reader, after: int, database: Database) -> list[Listed]:
+    return database.mail.unread(reader, after=after, limit=PAGE_LIMIT)
+
+
 def _one(mailed: Mailed, reader: Reader, database: Database) -> tuple[Listed, str]:
     closed = database.mail.closed(mailed.record)
     status, reason = closed or ("", "")
@@ -595,11 +615,6 @@ def _standing(letters: list[Mailed], reader: Reader, database: Database) -> list
         )
         for each in letters
     ]
-
-
-def _reply_to(digest: bytes, reader: Reader, database: Database) -> Mailed | None:
-    found = database.mail.replies(digest, THREAD_LIMIT)
-    return next((each for each in found if database.mail.is_for(each.record, reader)), None)
 
 
 def _chain(start: Mailed, database: Database) -> list[Mailed]:

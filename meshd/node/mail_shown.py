@@ -1,7 +1,8 @@
 """Letters as answers: what an agent, a person or a program sees of them."""
 
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
@@ -12,6 +13,7 @@ from meshd.model.message import Letter, Target
 from meshd.node.mailroom import Progress
 from meshd.store.mail import Listed, Mailed
 from meshd.tools.context import Attachment, Freshness, Line, Message, Recipient, Sent, State
+from meshd.wire.codec import encode_body
 
 if TYPE_CHECKING:
     from meshd.node.mesh import Mesh
@@ -21,6 +23,14 @@ PREVIEW: Final = 100
 
 STALE_AFTER: Final = 48 * 3600.0
 """Seconds after which unread mail is called stale."""
+
+SHOWN: Final = 8
+"""Agents by name whom a letter is shown to be to: our own program writes one, or a group."""
+
+ANSWER_BYTES: Final = 640 * 1024
+"""Of the values in one answer: as JSON, with what stands around them, they must fit a line of the control socket."""
+
+T = TypeVar("T")
 
 _ORDER: Final[tuple[State, ...]] = ("expired", "refused", "stored", "replicated", "notified", "read")
 
@@ -44,7 +54,8 @@ def shown_target(mesh: "Mesh", letter: Letter) -> str:
     """To whom a letter is, in words."""
     target: Target = letter.target
     if target.kind == "agent":
-        return ", ".join(f"{agent.name}@{mesh.name_of(agent.node)}" for agent in letter.to) or "nobody"
+        shown = ", ".join(f"{agent.name}@{mesh.name_of(agent.node)}" for agent in letter.to[:SHOWN])
+        return (shown or "nobody") + (f" and {len(letter.to) - SHOWN:,} more" if len(letter.to) > SHOWN else "")
     if target.kind == "machine":
         return f"machine:{mesh.name_of(NodeId(target.node))}"
     if target.kind in ("broadcast", "name"):
@@ -73,6 +84,18 @@ def line(mesh: "Mesh", listed: Listed) -> Line:
         tags=letter.tags,
         attachments=len(letter.attached),
     )
+
+
+def fitting(values: Iterable[T]) -> tuple[T, ...]:
+    """The first of these, as many as fit one answer and one at least: members choose how large they are."""
+    found: list[T] = []
+    room = ANSWER_BYTES
+    for value in values:
+        room -= len(encode_body(value))
+        if found and room < 0:
+            break
+        found.append(value)
+    return tuple(found)
 
 
 def age_of(mesh: "Mesh", mailed: Mailed) -> float:

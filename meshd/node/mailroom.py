@@ -14,7 +14,16 @@ from meshd.errors import RefusedError, StoreError
 from meshd.model.handle import MESSAGES, Handle
 from meshd.model.identity import NodeId
 from meshd.model.member import Member
-from meshd.model.message import LETTERS_LIMIT, RECIPIENTS_LIMIT, Letter, OpenMail, Reached, State, Words
+from meshd.model.message import (
+    ADDRESSEES_LIMIT,
+    LETTERS_LIMIT,
+    RECIPIENTS_LIMIT,
+    Letter,
+    OpenMail,
+    Reached,
+    State,
+    Words,
+)
 from meshd.model.record import Log, Record
 from meshd.notices import MailArrived, Trouble
 from meshd.store.database import Database
@@ -31,6 +40,9 @@ AGAIN: Final = 60.0
 
 NOTES_LIMIT: Final = 4096
 """Letters that wait to be called notified. What is over that is called so when it is read."""
+
+UNNAMED_LIMIT: Final = 32
+"""Agents of one machine that are shown as readers of a letter which did not name them."""
 
 
 @attrs.frozen
@@ -203,21 +215,29 @@ class Mailroom:
             self._mesh.machine.notify(MailArrived(self._mesh.hex, len(chains)))
 
     async def _refuse_unreadable(self) -> None:
-        for header, digest in await self._mesh.storage.read(lambda database: database.mail.unreadable()):
-            author = self._mesh.roster.members.get(header.author)
-            if author is not None:
-                words = Words(
-                    letters=(digest,), ticket="", agent="", state="refused", status="", reason="it does not open here"
+        """Answer as many in one record as fit, so that who makes them by the thousand does not make us write as many."""
+        while found := await self._mesh.storage.read(lambda database: database.mail.unreadable(LETTERS_LIMIT)):
+            authors: defaultdict[bytes, list[bytes]] = defaultdict(list)
+            for header, digest in found:
+                authors[header.author].append(digest)
+            for key, letters in authors.items():
+                await self._refuse(key, tuple(letters))
+
+    async def _refuse(self, key: bytes, letters: tuple[bytes, ...]) -> None:
+        author = self._mesh.roster.members.get(key)
+        if author is not None:
+            words = Words(
+                letters=letters, ticket="", agent="", state="refused", status="", reason="it does not open here"
+            )
+            await self._mesh.journal.append(self._draft(words, [author.node]))
+            self._mesh.machine.notify(
+                Trouble(
+                    f"A message of {author.name} for this machine does not open.",
+                    "It was made wrong, and its sender is told. If that goes on, look at that machine.",
+                    "warning",
                 )
-                await self._mesh.journal.append(self._draft(words, [author.node]))
-                self._mesh.machine.notify(
-                    Trouble(
-                        f"A message of {author.name} for this machine does not open.",
-                        "It was made wrong, and its sender is told. If that goes on, look at that machine.",
-                        "warning",
-                    )
-                )
-            await self._mesh.storage.write(partial(_forget_unreadable, digest))
+            )
+        await self._mesh.storage.write(partial(_forget_unreadable, letters))
 
     async def _note_shown(self) -> None:
         while self._shown:
@@ -229,8 +249,9 @@ def _parties(records: Sequence[int], database: Database) -> dict[int, list[NodeI
     return {record: database.mail.parties(record) for record in records}
 
 
-def _forget_unreadable(digest: bytes, database: Database) -> None:
-    database.mail.forget_unreadable(digest)
+def _forget_unreadable(digests: Sequence[bytes], database: Database) -> None:
+    for digest in digests:
+        database.mail.forget_unreadable(digest)
 
 
 def _progress(mailed: Mailed, me: NodeId, everybody: frozenset[NodeId], database: Database) -> list[Progress]:
@@ -239,8 +260,11 @@ def _progress(mailed: Mailed, me: NodeId, everybody: frozenset[NodeId], database
     parties = database.mail.parties(mailed.record) or sorted(everybody | {me})
     agents = {agent.key: agent.name for agent in mailed.letter.to}
     for each in words:
-        if each.agent and each.state in ("notified", "read"):
-            agents.setdefault((each.agent, each.node), each.agent)
+        if each.agent and each.state in ("notified", "read") and (each.agent, each.node) not in agents:
+            # A machine may name agents without end. All that it says is of its own.
+            of_machine = sum(node == each.node for _, node in agents)
+            if of_machine < UNNAMED_LIMIT and len(agents) < ADDRESSEES_LIMIT:
+                agents[each.agent, each.node] = each.agent
     found = []
     for (key, node), name in agents.items():
         found.append(Progress(name, NodeId(node), *_state(words, key, NodeId(node), me, mailed, there)))

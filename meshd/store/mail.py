@@ -4,6 +4,7 @@ Rows follow the rules of views.py. Synchronous; every call belongs inside a job 
 given and compared in lower case.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -305,6 +306,19 @@ class Mail:
         )
         return [_mailed(row) for row in rows]
 
+    def reply(self, digest: bytes, reader: Reader) -> Mailed | None:
+        """The first letter to this reader that answers this one, from a machine that is party to it. Who only carries a
+        question knows its hash as well."""
+        marks = ", ".join("?" * len(reader.targets))
+        row = self._row(
+            f"SELECT {_LETTER} JOIN letter q ON q.hash = l.reply_to WHERE l.reply_to = ? AND l.reply_to <> x''"
+            " AND (q.is_open OR EXISTS (SELECT 1 FROM party p WHERE p.record = q.record AND p.node = l.node))"
+            f" AND EXISTS (SELECT 1 FROM addressed a WHERE a.record = l.record AND a.target IN ({marks}))"
+            " ORDER BY l.rank LIMIT 1",
+            *(digest, *reader.targets),
+        )
+        return None if row is None else _mailed(row)
+
     def search(self, query: str, *, limit: int) -> list[Mailed]:
         """Letters in which all these words stand, newest first. Whose they are is for the caller to look at."""
         words = " ".join(f'"{word.replace(chr(34), chr(34) * 2)}"' for word in query.split())
@@ -315,9 +329,9 @@ class Mail:
         )
         return [_mailed(row) for row in rows]
 
-    def unreadable(self) -> list[tuple[Header, bytes]]:
+    def unreadable(self, limit: int) -> list[tuple[Header, bytes]]:
         """Mail for this machine that does not open: header and hash."""
-        rows = self._rows("SELECT r.header, u.hash FROM unreadable u JOIN record r ON r.id = u.record LIMIT 64")
+        rows = self._rows("SELECT r.header, u.hash FROM unreadable u JOIN record r ON r.id = u.record LIMIT ?", limit)
         return [(Header.decode(row[0]), row[1]) for row in rows]
 
     def forget_unreadable(self, digest: bytes) -> None:
@@ -346,11 +360,16 @@ class Mail:
 
     # Agents and threads
 
-    def agents(self) -> list[Agented]:
-        """All agents by their last cards, but for those that were removed."""
+    def agents(self, most: int) -> list[Agented]:
+        """All agents by their last cards, but for those that were removed; of one machine at most so many."""
         rows = self._rows("SELECT node, content, max(rank) FROM live_card GROUP BY node, name ORDER BY node, name")
-        found = [Agented(NodeId(row[0]), decode_body(Card, row[1]), clock_of(row[2])) for row in rows]
-        return [each for each in found if not each.card.removed]
+        found: list[Agented] = []
+        counts: defaultdict[bytes, int] = defaultdict(int)
+        for row in rows:
+            if counts[row[0]] < most and not (card := decode_body(Card, row[1])).removed:
+                counts[row[0]] += 1
+                found.append(Agented(NodeId(row[0]), card, clock_of(row[2])))
+        return found
 
     def mailboxes(self, node: NodeId) -> list[str]:
         """Names on this machine that mail was addressed to, with a card or without, in lower case."""
@@ -358,8 +377,9 @@ class Mail:
         rows = self._rows("SELECT DISTINCT target FROM addressed WHERE target LIKE ? LIMIT 1024", like)
         return [row[0].removeprefix("agent:").partition("@")[0] for row in rows]
 
-    def topics(self) -> list[tuple[str, str, bytes, int]]:
-        """Threads: name, description, hash of the record that says so last (empty: none does), letters here."""
+    def topics(self, node: NodeId) -> list[tuple[str, str, bytes, int]]:
+        """Threads: name, description, hash of the record that says so last (empty: none does), letters here. Those in
+        which this machine wrote come first: anybody may make others."""
         rows = self._rows("SELECT content, hash, name, max(rank) FROM live_topic GROUP BY name ORDER BY name")
         counts = dict(
             self._connection.execute("SELECT thread, count(*) FROM live_letter WHERE thread <> '' GROUP BY thread")
@@ -368,7 +388,9 @@ class Mail:
         for row in rows:
             topic = decode_body(Thread, row[0])
             found.append((topic.name, topic.description, bytes(row[1]), counts.pop(row[2], 0)))
-        return sorted([*found, *((name, "", b"", count) for name, count in counts.items())])
+        found += [(name, "", b"", count) for name, count in counts.items()]
+        ours = {row[0] for row in self._rows("SELECT DISTINCT thread FROM live_letter WHERE node = ?", node)}
+        return sorted(found, key=lambda each: (each[0].lower() not in ours, each))
 
     # Comparison
 

@@ -51,10 +51,14 @@ def _refuse(value: object, form: str) -> UsageError:
     return UsageError(f"{value!r:.100} is not {form}.")
 
 
-def _string(limit: int, form: str, fits: Callable[[str], bool], *, least: int = 1) -> Callable[[Any], str]:
+def _string(
+    limit: int, form: str, fits: Callable[[str], bool], *, least: int = 1, private: bool = False
+) -> Callable[[Any], str]:
+    """`private`: what is not of this form is not repeated, since errors end in logs and on screens."""
+
     def check(value: Any) -> str:
         if not isinstance(value, str) or not least <= len(value) <= limit or not fits(value):
-            raise _refuse(value, form)
+            raise UsageError(f"This is not {form}.") if private else _refuse(value, form)
         return value
 
     return check
@@ -115,7 +119,7 @@ def _check_flag(value: Any) -> bool:
 
 
 def _check_secret(value: Any) -> str:
-    # The value is not repeated: errors end in logs and on screens.
+    # The value is not repeated, as above.
     if not isinstance(value, str) or not 0 < len(value) <= CODE_LIMIT:
         raise UsageError(f"The words are missing, or longer than {CODE_LIMIT:,} characters.")
     return value
@@ -162,7 +166,9 @@ JSON_LIMIT: Final = 256 * 1024
 
 FLAG = Kind("", {"type": "boolean"}, _check_flag)
 TEXT = Kind(
-    "TEXT", _text_schema(TEXT_LIMIT, 0), _string(TEXT_LIMIT, "a line of at most 500 characters", is_showable, least=0)
+    "TEXT",
+    _text_schema(TEXT_LIMIT, 0),
+    _string(TEXT_LIMIT, "a line of at most 500 characters", is_showable, least=0, private=True),
 )
 NAME = Kind(
     "NAME",
@@ -206,7 +212,7 @@ SUBJECT_LIMIT: Final = 200
 
 def _check_mail_text(value: Any) -> str:
     if not isinstance(value, str):
-        raise _refuse(value, "a text")
+        raise UsageError("The text of a message is no text.")
     # A lone surrogate, which JSON can spell, is no text.
     size = len(value.encode(errors="surrogatepass"))
     if size > MAIL_TEXT_LIMIT:
@@ -233,6 +239,7 @@ SUBJECT = Kind(
         f"a subject: one line of at most {SUBJECT_LIMIT} characters, none of which controls",
         is_showable,
         least=0,
+        private=True,
     ),
 )
 MAIL_TEXT = Kind("TEXT", {"type": "string", "maxLength": MAIL_TEXT_LIMIT}, _check_mail_text)

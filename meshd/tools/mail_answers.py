@@ -53,6 +53,8 @@ class Agents:
 
     mesh: str
     agents: tuple[AgentInfo, ...]
+    left_out: int
+    """How many more there are, which do not fit one answer: ask for a tag, a label, a machine."""
 
 
 @attrs.frozen
@@ -220,6 +222,8 @@ class Threads:
     """All that are known here."""
 
     threads: tuple[ThreadInfo, ...]
+    left_out: int
+    """How many more there are, which do not fit one answer; none of those in which this machine wrote, where those fit."""
 
 
 @attrs.frozen

@@ -40,7 +40,7 @@ def presence(each: Any) -> str:
 def agents(found: Any) -> str:
     if not found.agents:
         return "No agent is known. One begins with its first call, or with: tether agent register NAME"
-    return columns(
+    table = columns(
         ("AGENT", "PRESENCE", "LABEL", "TAGS", "CAN", "STATUS"),
         [
             (
@@ -54,6 +54,7 @@ def agents(found: Any) -> str:
             for each in found.agents
         ],
     )
+    return f"{table}\n(and {found.left_out:,} more: ask for a tag, or machine:NAME)" if found.left_out else table
 
 
 def _recipient(each: Any) -> str:
@@ -128,10 +129,11 @@ def thread(found: Any) -> str:
 
 
 def threads(found: Any) -> str:
-    return columns(
+    table = columns(
         ("THREAD", "MESSAGES", "ABOUT"),
         [(each.name, f"{each.messages:,}", each.description or "-") for each in found.threads],
     )
+    return f"{table}\n(and {found.left_out:,} more)" if found.left_out else table
 
 
 def thread_created(found: Any) -> str:

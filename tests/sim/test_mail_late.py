@@ -98,7 +98,7 @@ async def test_an_agent_of_a_machine_that_is_put_out_meanwhile(autojump_clock: o
 
 async def test_a_session_outlives_its_mesh(autojump_clock: object, tmp_path: Path) -> None:
     async with lab(tmp_path) as here:
-        ann, ben = await here.founded("ann", "ben")
+        _, ben = await here.founded("ann", "ben")
         lee = Person(ben, "lee")
         await lee.bind()
         await ben.call("leave", mesh=None)

@@ -132,7 +132,7 @@ def test_what_a_revocation_cuts_off_is_seen_nowhere_and_may_come_back(
     ):
         change(database, author, upto)
         found = database.mail.inbox(reader(ben, "lee"), limit=9)
-        assert (len(found), any(each.read for each in found), len(database.mail.agents())) == (letters, read, agents)
+        assert (len(found), any(each.read for each in found), len(database.mail.agents(256))) == (letters, read, agents)
 
 
 def test_what_expires_takes_all_with_it(database: Database, two: tuple[Author, Author]) -> None:
@@ -188,10 +188,10 @@ def test_what_does_not_open_is_kept_for_an_answer(database: Database, two: tuple
     ann, ben = two
     record, body = sealed(ann, ben)
     put(database, record, body, unreadable=True)
-    ((header, digest),) = database.mail.unreadable()
+    ((header, digest),) = database.mail.unreadable(64)
     assert (header, digest) == (record.header, record.hash)
     database.commit([lambda d: d.mail.forget_unreadable(digest)])
-    assert database.mail.unreadable() == []
+    assert database.mail.unreadable(64) == []
 
 
 def test_nonsense_that_a_member_signed_leaves_no_row(database: Database, two: tuple[Author, Author]) -> None:
@@ -205,7 +205,7 @@ def test_nonsense_that_a_member_signed_leaves_no_row(database: Database, two: tu
         Card(name="kim", label="\u202eevil", tags=(), capabilities=(), status="", live=True, removed=False),
     ):
         put(database, ann.say(body), body)
-    assert database.mail.agents() == [] and database.mail.topics() == []
+    assert database.mail.agents(256) == [] and database.mail.topics(NodeId(bytes(32))) == []
     assert database.mail.sent(ann.node, "kim", limit=9) == []
 
 
@@ -218,11 +218,11 @@ def test_the_newest_card_counts_whatever_came_first(database: Database) -> None:
     records = [ann.say(old), ann.say(new)]
     for record, body in zip(records, (old, new), strict=True):
         put(database, record, body)
-    (found,) = database.mail.agents()
+    (found,) = database.mail.agents(256)
     assert found.card.label == "new"
     gone = attrs.evolve(new, removed=True)
     put(database, ann.say(gone), gone)
-    assert database.mail.agents() == []
+    assert database.mail.agents(256) == []
 
 
 def test_a_search_takes_words_as_words(database: Database, two: tuple[Author, Author]) -> None:
