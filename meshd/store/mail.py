@@ -267,7 +267,7 @@ class Mail:
     def by_key(self, node: NodeId, sender: str, key: str) -> bytes | None:
         """The letter that an agent sent with this key."""
         row = self._row(
-            "SELECT hash FROM live_letter WHERE node = ? AND sender = ? AND key = ? ORDER BY rank LIMIT 1",
+            "SELECT hash FROM live_letter WHERE node = ? AND sender = ? AND key = ? AND key <> '' ORDER BY rank LIMIT 1",
             *(node, sender.lower(), key),
         )
         return None if row is None else bytes(row[0])
