@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -45,6 +45,18 @@ class Unread:
 
 
 @attrs.frozen
+class Posted:
+    """A letter that this machine has just written."""
+
+    hash: bytes
+    node: NodeId
+    letter: Letter
+    ttl: int
+    progress: "list[Progress]"
+    """How far it is: on this disk."""
+
+
+@attrs.frozen
 class Progress:
     """How far a letter has come for one agent, or, with no name, for a machine."""
 
@@ -71,15 +83,19 @@ class Mailroom:
 
     # Writing
 
-    async def send(self, letter: Letter, machines: Iterable[Member], ttl: int) -> Record:
+    async def send(self, letter: Letter, machines: Iterable[Member], ttl: int) -> Posted:
         """Write a letter, sealed for these machines; open, where its target is everybody. Raises as the journal does."""
         body: Draft | OpenMail
+        parties: Iterable[NodeId]
         if letter.target.kind == "broadcast":
-            body = OpenMail(letter=letter)
+            body, parties = OpenMail(letter=letter), (member.node for member in self._mesh.roster.active())
         else:
             body = self._draft(letter, {member.node for member in machines})
+            parties = (each.node for each in body.recipients)
         (record,) = await self._mesh.journal.append(body, ttl=ttl)
-        return record
+        # Nobody has said a word of it yet: the store need not be asked.
+        progress = _progress(letter, sorted({self._me, *parties}), (), self._me, lambda node: False)
+        return Posted(record.hash, self._me, letter, ttl, progress)
 
     async def say(
         self,
@@ -121,7 +137,7 @@ class Mailroom:
 
     async def progress(self, mailed: Mailed) -> list[Progress]:
         """How far a letter of this machine has come, for each agent that it is for; for machines where none is known."""
-        return await self._mesh.storage.read(partial(_progress, mailed, self._me, self._present(mailed)))
+        return await self._mesh.storage.read(partial(_look_up_progress, mailed, self._me, self._present(mailed)))
 
     def _present(self, mailed: Mailed) -> frozenset[NodeId]:
         active = frozenset(member.node for member in self._mesh.roster.active())
@@ -230,25 +246,38 @@ def _forget_unreadable(digest: bytes, database: Database) -> None:
     database.mail.forget_unreadable(digest)
 
 
-def _progress(mailed: Mailed, me: NodeId, everybody: frozenset[NodeId], database: Database) -> list[Progress]:
-    words = database.mail.words(mailed.record)
-    there = database.mail.reached(mailed.chain.author, mailed.chain.generation)
+def _look_up_progress(mailed: Mailed, me: NodeId, everybody: frozenset[NodeId], database: Database) -> list[Progress]:
     parties = database.mail.parties(mailed.record) or sorted(everybody | {me})
-    agents = {agent.key: agent.name for agent in mailed.letter.to}
+    author, generation = mailed.chain.author, mailed.chain.generation
+
+    def is_there(node: NodeId) -> bool:
+        return database.mail.reached(author, generation, node) >= mailed.sequence
+
+    return _progress(mailed.letter, parties, database.mail.words(mailed.record), me, is_there)
+
+
+def _progress(
+    letter: Letter,
+    parties: Sequence[NodeId],
+    words: Sequence[Standing],
+    me: NodeId,
+    is_there: Callable[[NodeId], bool],
+) -> list[Progress]:
+    agents = {agent.key: agent.name for agent in letter.to}
     for each in words:
         if each.agent and each.state in ("notified", "read"):
             agents.setdefault((each.agent, each.node), each.agent)
     found = []
     for (key, node), name in agents.items():
-        found.append(Progress(name, NodeId(node), *_state(words, key, NodeId(node), me, mailed, there)))
+        found.append(Progress(name, NodeId(node), *_state(words, key, NodeId(node), me, is_there)))
     if not found:
-        others = [node for node in parties if node != me or mailed.letter.target.node == me]
-        found = [Progress("", node, *_state(words, "", node, me, mailed, there)) for node in others]
+        others = [node for node in parties if node != me or letter.target.node == me]
+        found = [Progress("", node, *_state(words, "", node, me, is_there)) for node in others]
     return found
 
 
 def _state(
-    words: Sequence[Standing], agent: str, node: NodeId, me: NodeId, mailed: Mailed, there: dict[NodeId, int]
+    words: Sequence[Standing], agent: str, node: NodeId, me: NodeId, is_there: Callable[[NodeId], bool]
 ) -> tuple[str, str]:
     """How far it has come for one agent, and why not further."""
     said = {each.state: each for each in words if each.node == node and each.agent in ("", agent)}
@@ -258,7 +287,7 @@ def _state(
         if state in said and agent:
             return state, ""
     # What is for this machine is where its reader is, once it is stored.
-    return ("replicated" if node == me or there.get(node, 0) >= mailed.sequence else "stored"), ""
+    return ("replicated" if node == me or is_there(node) else "stored"), ""
 
 
 def _to_tell(reader: Reader, database: Database) -> list[Mailed]:
