@@ -19,6 +19,7 @@ from meshd.errors import (
     TimedOutError,
     UsageError,
 )
+from meshd.model.name import same_name
 from meshd.tools.kinds import HANDLE, Kind
 from meshd.tools.operation import MANY_LIMIT, Operation
 
@@ -210,6 +211,11 @@ def error_name(error: TetherError, call: Call | None = None) -> str:
     return INTERNAL_ERROR
 
 
-def error_body(error: TetherError, call: Call | None = None) -> dict[str, str]:
+def error_body(error: ToolError) -> dict[str, str]:
     """The JSON of an error."""
-    return {"error": error_name(error, call), "message": str(error)}
+    return {"error": error.name, "message": str(error)}
+
+
+def same_agent(one: str, other: str) -> bool:
+    """Whether two names mean one agent of this machine."""
+    return same_name(one, other)
