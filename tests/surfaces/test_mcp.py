@@ -2,15 +2,19 @@
 
 import base64
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
 from meshd.errors import ExpiredError, NobodyFoundError, RefusedError, TimedOutError
 from meshd.tools.agent_tool import DATA_NOTICE
 from meshd.tools.agent_tools import INSTRUCTIONS, chosen
+from meshd.tools.registry import BY_NAME
 from tests.surfaces.kit import WITHIN, eventually, raw, serving
 from tests.surfaces.mcp_kit import (
     BLOB,
@@ -27,6 +31,7 @@ from tests.surfaces.mcp_kit import (
     parameters,
     texts,
 )
+from tests.tools.samples import result_class, sample
 
 both_eras = pytest.mark.parametrize("mode", ERAS)
 
@@ -345,6 +350,62 @@ async def test_a_wait_that_is_given_up_is_ended_in_the_daemon(tmp_path: Path) ->
         nursery.cancel_scope.cancel()
         with trio.fail_after(WITHIN, shield=True):
             await ended.wait()
+
+
+@both_eras
+async def test_the_further_sets(tmp_path: Path, mode: str) -> None:
+    """What each gives is as its schema says: the client checks that."""
+    daemon = Daemon()
+    for operation in ("thread_create", "thread", "threads", "tables", "snapshot", "who"):
+        daemon.answers[operation] = sample(result_class(BY_NAME[operation].result))
+    daemon.answers["snapshot"] = attrs.evolve(daemon.answers["snapshot"], rows=(), next=None)
+    given: dict[str, dict[str, Any]] = {
+        "tether_thread_create": {"thread_name": "release"},
+        "tether_thread_send": {"thread": "release", "to": "x", "subject": "s", "text": "t"},
+        "tether_thread_inbox": {"thread": "release"},
+        "tether_metadata": {"handle": BLOB},
+        "tether_snapshot": {"table": "plans"},
+        "tether_register": {"capabilities": ["python"]},
+    }
+    options = ("--tools", "all")
+    async with serving(daemon, tmp_path), client(tmp_path, *options, mode=mode, TETHER_AGENT_ID="codex") as session:
+        for tool in chosen("all")[len(chosen("")) :]:
+            result = await session.call_tool(tool.name, given.get(tool.name, {}))
+            assert json.loads(texts(result)[0]) == result.structured_content
+        texts(await session.call_tool("tether_metadata", {"handle": MAIL}))
+    first, details = daemon.of("agent_register")
+    assert first["bind"] and details["capabilities"] == ("python",) and details["name"] == "codex"
+    assert daemon.of("send")[0]["thread"] == "release" and daemon.of("receive")[0]["peek"]
+
+
+def test_without_the_extra_it_says_how_to_get_it(tmp_path: Path) -> None:
+    for name in ("mcp", "mcp_types"):
+        (tmp_path / f"{name}.py").write_text("raise ModuleNotFoundError('not here', name='mcp')")
+    started = parameters(tmp_path)
+    path = f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"
+    done = subprocess.run(
+        [started.command, *started.args],
+        env={**(started.env or {}), "PYTHONPATH": path},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=WITHIN,
+    )
+    assert done.returncode == 6 and not done.stdout and "pip install 'tether-mesh[mcp]'" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["co dex", "codex ", "\u0441odex", "x" * 64, "a@b"])
+def test_a_name_that_mimics_another_is_none(tmp_path: Path, name: str) -> None:
+    started = parameters(tmp_path, TETHER_AGENT_ID=name)
+    done = subprocess.run(
+        [started.command, *started.args],
+        env=started.env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=WITHIN,
+    )
+    assert done.returncode == 2 and not done.stdout and "TETHER_AGENT_ID" in done.stderr
 
 
 async def test_the_directory_of_tethers_database_is_taken(tmp_path: Path) -> None:
