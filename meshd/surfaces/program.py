@@ -23,6 +23,26 @@ def run(command: click.Command, program: str) -> None:
     except (click.Abort, KeyboardInterrupt):
         code = EXIT_INTERRUPTED
     except TetherError as error:
-        said(str(error))
-        code = error.exit_code
+        code = _told(error)
+    except BaseExceptionGroup as group:
+        # Nurseries wrap what they end with; of one interruption, or one error, that is all there is to say.
+        interrupted, rest = group.split(KeyboardInterrupt)
+        first = _first(rest or interrupted)
+        if isinstance(first, KeyboardInterrupt):
+            code = EXIT_INTERRUPTED
+        elif isinstance(first, TetherError):
+            code = _told(first)
+        else:
+            raise
     sys.exit(code or 0)
+
+
+def _told(error: TetherError) -> int:
+    said(str(error))
+    return error.exit_code
+
+
+def _first(error: BaseException | None) -> BaseException | None:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

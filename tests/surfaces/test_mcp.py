@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -420,6 +421,20 @@ async def test_the_directory_of_tethers_database_is_taken(tmp_path: Path) -> Non
             async with Client(stdio_client(started, errlog=errlog)) as session:
                 texts(await session.call_tool("tether_inbox", {}))
     assert f"TETHER_DB is set: the state directory is {tmp_path}." in log.read_text()
+
+
+async def test_an_interruption_ends_it_without_a_word(tmp_path: Path) -> None:
+    started = parameters(tmp_path)
+    process = await trio.lowlevel.open_process(
+        [started.command, *started.args], env=started.env, stdin=-1, stdout=-1, stderr=-1
+    )
+    assert process.stdin and process.stdout and process.stderr
+    with trio.fail_after(WITHIN):
+        await process.stdin.send_all(b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n')
+        assert await process.stdout.receive_some()
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 130
+        assert not b"".join([each async for each in process.stderr])
 
 
 async def test_only_the_protocol_is_on_standard_output(tmp_path: Path) -> None:
