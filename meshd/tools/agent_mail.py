@@ -16,14 +16,12 @@ from meshd.tools.agent_tool import (
     listed,
     of,
 )
-from meshd.tools.kinds import HANDLE, KEY, NAME
+from meshd.tools.kinds import HANDLE, KEY
 from meshd.tools.mail_operations import OPERATIONS
 from meshd.tools.text import short
 
 _BY_NAME: Final = {each.name: each for each in OPERATIONS}
 SEND, INBOX, RECEIVE, CLOSE, WAIT = (_BY_NAME[each] for each in ("send", "inbox", "receive", "close", "wait"))
-THREAD, THREADS, THREAD_CREATE = (_BY_NAME[each] for each in ("thread", "threads", "thread_create"))
-WHO, REGISTER = _BY_NAME["who"], _BY_NAME["agent_register"]
 
 WAIT_SECONDS: Final = 50
 """What a client's own time-out of 60 seconds, which is usual, leaves."""
@@ -42,17 +40,16 @@ _STATUS: Final = {
 """What Tether's users know, by what docs/protocol/mail.md calls it."""
 
 _BOOL: Final = {"type": "boolean"}
-_COUNT: Final = {"type": "integer"}
+COUNT: Final = {"type": "integer"}
 _TEXT_OR_NONE: Final = {"type": ["string", "null"]}
 _OBJECT: Final = {"type": "object"}
-_LIST: Final = {"type": "array"}
+LIST: Final = {"type": "array"}
 
 FROM_AGENT: Final = Given("from_agent", of(SEND, "sender"), meaning="you")
 FOR_AGENT: Final = Given("for_agent", of(INBOX, "agent"), meaning="you")
-_TO: Final = Given("to", of(SEND, "to"), True, "agent, agent@machine, tag:T, cap:C, label:L, machine:M or broadcast")
-_SUBJECT: Final = Given("subject", of(SEND, "subject"), True)
-_TEXT: Final = Given("text", of(SEND, "text"), True)
-_THREAD: Final = Given("thread", of(SEND, "thread"), True)
+TO: Final = Given("to", of(SEND, "to"), True, "agent, agent@machine, tag:T, cap:C, label:L, machine:M or broadcast")
+SUBJECT: Final = Given("subject", of(SEND, "subject"), True)
+TEXT: Final = Given("text", of(SEND, "text"), True)
 _HANDLE: Final = Given("handle", of(RECEIVE, "handle"), True)
 
 
@@ -67,11 +64,13 @@ def origin(machine: Mapping[str, Any]) -> dict[str, Any]:
     return {"machine": machine["name"], "node": short(machine["node"]), "verified": True}
 
 
-def _always(_: Mapping[str, Any]) -> bool:
+def always(_: Mapping[str, Any]) -> bool:
+    """It matters which agent asks, whatever it asks."""
     return True
 
 
-def _line(each: Mapping[str, Any]) -> dict[str, Any]:
+def line(each: Mapping[str, Any]) -> dict[str, Any]:
+    """A message in a list."""
     return {
         "handle": each["handle"],
         "from": address(each["sender"]),
@@ -115,7 +114,8 @@ def _standing(each: Mapping[str, Any]) -> dict[str, Any]:
     return {"agent": who, "state": each["state"], **({"why": each["why"]} if each["why"] else {})}
 
 
-def _send(given: Mapping[str, Any]) -> Plan:
+def send(given: Mapping[str, Any]) -> Plan:
+    """Send, with those of the arguments that the tool has."""
     arguments = {
         "to": given["to"],
         "subject": given["subject"],
@@ -154,7 +154,7 @@ def _send(given: Mapping[str, Any]) -> Plan:
     return Outcome(result)
 
 
-_SENT: Final = listed(
+SENT: Final = listed(
     "handle",
     "to",
     status={"enum": ["queued", "notified", "delivered", "undeliverable"]},
@@ -174,7 +174,7 @@ _SENT: Final = listed(
 def _inbox(given: Mapping[str, Any]) -> Plan:
     asked = {"include_closed": given["include_closed"], "after": given["after"]}
     found = yield Call(INBOX, {name: value for name, value in asked.items() if value})
-    messages = [_line(each) for each in found["messages"]]
+    messages = [line(each) for each in found["messages"]]
     result = {"for_agent": found["agent"]["name"], "count": len(messages), "messages": messages}
     if found["next"]:
         result["next"] = found["next"]
@@ -221,7 +221,7 @@ def _wait(given: Mapping[str, Any]) -> Plan:
     found = yield Call(
         WAIT, {name: value for name, value in asked.items() if value is not None}, seconds=given["seconds"]
     )
-    messages = [_line(each) for each in found["messages"]] if found else []
+    messages = [line(each) for each in found["messages"]] if found else []
     result: dict[str, Any] = {"count": len(messages), "messages": messages}
     after = found["next"] if found else given["after"]
     if after:
@@ -229,52 +229,7 @@ def _wait(given: Mapping[str, Any]) -> Plan:
     return Outcome({**result, "data_notice": DATA_NOTICE})
 
 
-def _thread_create(given: Mapping[str, Any]) -> Plan:
-    found = yield Call(THREAD_CREATE, {"name": given["thread_name"], "description": given["description"] or ""})
-    return Outcome({"status": "created", "thread": found["name"], "handle": found["handle"]})
-
-
-def _thread_inbox(given: Mapping[str, Any]) -> Plan:
-    found = yield Call(THREAD, {"of": given["thread"]})
-    rows = [{**_line(each), "to": each["to"]} for each in reversed(found["messages"])]
-    return Outcome({"thread": found["name"], "count": len(rows), "messages": rows, "data_notice": DATA_NOTICE})
-
-
-def _threads(_: Mapping[str, Any]) -> Plan:
-    found = yield Call(THREADS, {})
-    rows = [
-        {"handle": each["handle"], "name": each["name"], "description": each["description"]}
-        for each in found["threads"]
-    ]
-    return Outcome({"count": len(rows), "threads": rows, "data_notice": DATA_NOTICE})
-
-
-def _agent(each: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "agent": address(each["agent"]),
-        "presence": each["presence"],
-        "age_seconds": each["age"],
-        "label": each["label"],
-        "tags": list(each["tags"]),
-        "capabilities": list(each["capabilities"]),
-        "status": each["status"],
-        "here": each["here"],
-    }
-
-
-def _who(given: Mapping[str, Any]) -> Plan:
-    found = yield Call(WHO, {"to": given["to"]} if given["to"] else {})
-    rows = [_agent(each) for each in found["agents"]]
-    return Outcome({"count": len(rows), "agents": rows, "data_notice": DATA_NOTICE})
-
-
-def _register(given: Mapping[str, Any]) -> Plan:
-    said = {name: given[name] for name in ("label", "tags", "capabilities", "status") if given[name] is not None}
-    found = yield Call(REGISTER, {"name": given["from_agent"], "bind": True, **said})
-    return Outcome(_agent(found["agent"]))
-
-
-_LINES: Final = {
+LINES: Final = {
     "type": "array",
     "items": listed(
         *("handle", "from", "subject", "timestamp", "preview"),
@@ -290,9 +245,9 @@ MAIL: Final = (
         "tether_send",
         "Send mail to an agent, online or not. Durable when it returns; status says how far it has come.",
         (
-            _TO,
-            _SUBJECT,
-            _TEXT,
+            TO,
+            SUBJECT,
+            TEXT,
             FROM_AGENT,
             Given("ticket_id", of(SEND, "ticket")),
             Given("tags", of(SEND, "tags"), many=True),
@@ -301,11 +256,11 @@ MAIL: Final = (
             Given("reply_to", of(SEND, "reply_to")),
             Given("key", KEY, meaning="same key: sent once"),
         ),
-        _send,
-        _SENT,
+        send,
+        SENT,
         open_world=True,
         claims="from_agent",
-        needs_agent=_always,
+        needs_agent=always,
     ),
     Tool(
         "tether_inbox",
@@ -316,11 +271,11 @@ MAIL: Final = (
             Given("after", of(INBOX, "after"), meaning="next of the page before"),
         ),
         _inbox,
-        listed("for_agent", count=_COUNT, messages=_LINES),
+        listed("for_agent", count=COUNT, messages=LINES),
         read_only=True,
         idempotent=True,
         claims="for_agent",
-        needs_agent=_always,
+        needs_agent=always,
         reads=True,
     ),
     Tool(
@@ -333,13 +288,13 @@ MAIL: Final = (
             message=listed(
                 *("from", "to", "subject", "text", "timestamp", "created_at", "status"),
                 ticket_id=_TEXT_OR_NONE,
-                tags=_LIST,
+                tags=LIST,
                 origin=_OBJECT,
             ),
         ),
         idempotent=True,
         claims="for_agent",
-        needs_agent=_always,
+        needs_agent=always,
         reads=True,
     ),
     Tool(
@@ -352,10 +307,10 @@ MAIL: Final = (
             Given("reason", of(CLOSE, "reason")),
         ),
         _close,
-        listed("status", handle=_TEXT_OR_NONE, ticket_id=_TEXT_OR_NONE, new_status={"type": "string"}, updated=_COUNT),
+        listed("status", handle=_TEXT_OR_NONE, ticket_id=_TEXT_OR_NONE, new_status={"type": "string"}, updated=COUNT),
         idempotent=True,
         open_world=True,
-        needs_agent=_always,
+        needs_agent=always,
     ),
 )
 
@@ -369,82 +324,10 @@ WAITING: Final = (
             Given("after", of(WAIT, "after"), meaning="next of the last wait"),
         ),
         _wait,
-        listed(count=_COUNT, messages=_LIST),  # the same lines, whose schema is not paid for twice
+        listed(count=COUNT, messages=LIST),  # the same lines, whose schema is not paid for twice
         idempotent=True,
         claims="for_agent",
-        needs_agent=_always,
+        needs_agent=always,
         reads=True,
-    ),
-)
-
-THREAD_TOOLS: Final = (
-    Tool(
-        "tether_thread_create",
-        "Name a thread, for all members.",
-        (Given("thread_name", NAME, True), Given("description", of(THREAD_CREATE, "description"))),
-        _thread_create,
-        listed("status", "thread", "handle"),
-        idempotent=True,
-        open_world=True,
-    ),
-    Tool(
-        "tether_thread_send",
-        "Send mail that belongs to a thread.",
-        (_THREAD, _TO, _SUBJECT, _TEXT, FROM_AGENT),
-        _send,
-        _SENT,
-        open_world=True,
-        claims="from_agent",
-        needs_agent=_always,
-    ),
-    Tool(
-        "tether_thread_inbox",
-        "List a thread's messages that you are party to, newest first.",
-        (_THREAD, FOR_AGENT),
-        _thread_inbox,
-        listed("thread", count=_COUNT, messages=_LIST),
-        read_only=True,
-        idempotent=True,
-        claims="for_agent",
-        needs_agent=_always,
-        reads=True,
-    ),
-    Tool(
-        "tether_threads",
-        "List the named threads.",
-        (),
-        _threads,
-        listed(count=_COUNT, threads=_LIST),
-        read_only=True,
-        idempotent=True,
-    ),
-)
-
-PRESENCE_TOOLS: Final = (
-    Tool(
-        "tether_who",
-        "List agents of all machines, and whether each is there.",
-        (Given("to", of(WHO, "to"), meaning="only whom this target means"),),
-        _who,
-        listed(count=_COUNT, agents=_LIST),
-        read_only=True,
-        idempotent=True,
-    ),
-    Tool(
-        "tether_register",
-        "Say who you are and what you can do.",
-        (
-            FROM_AGENT,
-            Given("label", of(REGISTER, "label")),
-            Given("tags", of(REGISTER, "tags"), many=True),
-            Given("capabilities", of(REGISTER, "capabilities"), many=True),
-            Given("status", of(REGISTER, "status")),
-        ),
-        _register,
-        listed("agent", "presence"),
-        idempotent=True,
-        open_world=True,
-        claims="from_agent",
-        needs_agent=_always,
     ),
 )

@@ -7,7 +7,9 @@ from typing import Final
 
 from meshd.errors import UsageError
 from meshd.tools.agent_content import CONTENT, TABLE_TOOLS
-from meshd.tools.agent_mail import MAIL, PRESENCE_TOOLS, THREAD_TOOLS, WAITING
+from meshd.tools.agent_mail import MAIL, WAITING
+from meshd.tools.agent_presence import PRESENCE_TOOLS
+from meshd.tools.agent_threads import THREAD_TOOLS
 from meshd.tools.agent_tool import Tool
 
 INSTRUCTIONS: Final = (

@@ -17,7 +17,7 @@ from meshd.errors import (
     TimedOutError,
     UsageError,
 )
-from meshd.tools import agent_content, agent_mail, agent_tools
+from meshd.tools import agent_content, agent_mail, agent_presence, agent_threads, agent_tools
 from meshd.tools.agent_mail import RECEIVE, SEND
 from meshd.tools.agent_tool import DATA_NOTICE, Call, Outcome, Tool, ToolError, error_name
 from meshd.tools.context import (
@@ -181,7 +181,7 @@ def test_no_tool_is_for_people_only() -> None:
     """What decides who belongs to a mesh, or what a machine may do, is offered to no agent."""
     used = {
         value.name
-        for module in (agent_mail, agent_content)
+        for module in (agent_mail, agent_content, agent_threads, agent_presence)
         for value in vars(module).values()
         if isinstance(value, Operation)
     }
