@@ -196,7 +196,8 @@ class Card:
     live: bool
     """Whether a program was bound to it when this was written."""
 
-    removed: bool = False
+    removed: bool
+    """Out of all lists; its mail stays."""
 
     def is_sound(self) -> bool:
         """As `Letter.is_sound`."""

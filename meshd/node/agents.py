@@ -10,7 +10,7 @@ from meshd.errors import NobodyFoundError, RefusedError, StoreError, UsageError
 from meshd.model import clock
 from meshd.model.identity import NodeId, node_text
 from meshd.model.member import Member
-from meshd.model.message import RECIPIENTS_LIMIT, TAGS_LIMIT, WORD_LIMIT, Agent, Card, Target
+from meshd.model.message import ADDRESSEES_LIMIT, RECIPIENTS_LIMIT, TAGS_LIMIT, WORD_LIMIT, Agent, Card, Target
 from meshd.model.name import check_name
 from meshd.model.record import Record
 from meshd.model.text import is_showable
@@ -36,8 +36,14 @@ GRACE: Final = 3.0
 START_GRACE: Final = 15.0
 """The same after the daemon's own start, for programs that come back by themselves."""
 
-_CARD: Final = type_of(Card(name="a", label="", tags=(), capabilities=(), status="", live=False))[0]
 _TARGET_WORDS: Final = {"tag": "tag", "cap": "cap", "label": "label", "machine": "machine"}
+
+
+def _blank(name: str) -> Card:
+    return Card(name=name, label="", tags=(), capabilities=(), status="", live=False, removed=False)
+
+
+_CARD: Final = type_of(_blank("a"))[0]
 
 
 @attrs.frozen
@@ -61,6 +67,8 @@ class Agents:
     def __init__(self, mesh: "Mesh") -> None:
         self._mesh = mesh
         self._known: dict[tuple[NodeId, str], Agented] | None = None
+        self._version = 0
+        """Rises whenever what is known may have changed: what was being read then is read again."""
         self._bound: dict[str, Session] = {}
         """By name in lower case."""
         self._gone: dict[str, float] = {}
@@ -73,19 +81,21 @@ class Agents:
     def news(self, records: Sequence[Record]) -> None:
         """Records have been stored: perhaps cards are among them."""
         if any(record.header.type == _CARD for record in records):
-            self._known = None
+            self.forget()
 
     def forget(self) -> None:
         """Which records count has changed."""
         self._known = None
+        self._version += 1
 
     async def known(self) -> dict[tuple[NodeId, str], Agented]:
         """All agents, by machine and name in lower case."""
         while (known := self._known) is None:
+            version = self._version
             found = await self._mesh.storage.read(lambda database: database.mail.agents())
-            roster = self._mesh.roster
-            active = {member.node for member in roster.active()}
-            self._known = {(each.node, each.card.name.lower()): each for each in found if each.node in active}
+            if version == self._version:
+                active = {member.node for member in self._mesh.roster.active()}
+                self._known = {(each.node, each.card.name.lower()): each for each in found if each.node in active}
         return known
 
     def presence(self, agented: Agented) -> tuple[Presence, float]:
@@ -194,7 +204,7 @@ class Agents:
                 raise RefusedError(
                     f"This machine has {AGENTS_LIMIT} agents already.", "Remove some: tether agent remove NAME."
                 )
-            card = before.card if before else Card(name=name, label="", tags=(), capabilities=(), status="", live=False)
+            card = before.card if before else _blank(name)
             card = attrs.evolve(
                 card,
                 label=card.label if label is None else label,
@@ -242,9 +252,12 @@ class Agents:
     async def run(self) -> None:
         """Tell the others of agents whose programs are gone, for ever."""
         start = trio.current_time() + START_GRACE
-        for (node, key), agented in (await self.known()).items():
-            if node == self._me and agented.card.live and key not in self._bound:
-                self._gone[key] = start
+        try:
+            for (node, key), agented in (await self.known()).items():
+                if node == self._me and agented.card.live and key not in self._bound:
+                    self._gone[key] = start
+        except StoreError as error:
+            self._mesh.machine.notify(Trouble(error.what, error.advice, "error"))
         while True:
             now = trio.current_time()
             for key in [key for key, due in self._gone.items() if due <= now]:
@@ -256,11 +269,10 @@ class Agents:
                 await self._look.wait()
 
     async def _say_gone(self, key: str) -> None:
-        agented = (await self.known()).get((self._me, key))
-        if agented is None or not agented.card.live or not self._mesh.is_in:
-            return
         try:
-            await self.register(agented.card.name)
+            agented = (await self.known()).get((self._me, key))
+            if agented is not None and agented.card.live and self._mesh.is_in:
+                await self.register(agented.card.name)
         except StoreError as error:
             self._mesh.machine.notify(Trouble(error.what, error.advice, "error"))
         except RefusedError:
@@ -353,8 +365,10 @@ class Agents:
         return active
 
     def _but(self, found: Iterable[Agented], sender: str) -> tuple[Agent, ...]:
+        """All but the sender, as many as a letter names. Who is over that is found by the target all the same."""
         own = (self._me, sender.lower())
-        return tuple(Agent(each.card.name, each.node) for each in found if (each.node, each.card.name.lower()) != own)
+        others = [each for each in found if (each.node, each.card.name.lower()) != own]
+        return tuple(Agent(each.card.name, each.node) for each in others[:ADDRESSEES_LIMIT])
 
 
 def _check_words(words: tuple[str, ...], label: str, status: str) -> None:

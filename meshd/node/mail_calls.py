@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from meshd.errors import ExpiredError, NobodyFoundError, RefusedError, TimedOutError, UsageError
-from meshd.model.handle import BLOB, Handle
+from meshd.model.handle import BLOB, MESSAGES, Handle
 from meshd.model.identity import NodeId, node_text
 from meshd.model.message import (
     ATTACHMENTS_LIMIT,
@@ -26,7 +26,7 @@ from meshd.node.agents import Meant
 from meshd.node.blob_calls import BlobCalls
 from meshd.node.calls import Calls
 from meshd.node.handle_calls import check_tags
-from meshd.node.mailroom import TABLE, Progress
+from meshd.node.mailroom import Progress
 from meshd.node.mesh import Mesh
 from meshd.store.database import Database
 from meshd.store.mail import Listed, Mailed, Reader
@@ -486,7 +486,7 @@ class MailCalls(Calls):
     async def _digest(self, mesh: Mesh, text: str) -> bytes:
         """The hash that a message's handle means. Raises UsageError, NobodyFoundError, RefusedError."""
         handle = Handle.parse(text)
-        if handle.table != TABLE:
+        if handle.table != MESSAGES:
             raise UsageError(f"{text} is no message.", "A message's handle looks like h&l_messages_0123456789ab.")
         found = await mesh.storage.read(lambda database: database.mail.find(handle.digits))
         if len(found) > 1:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from meshd.model import clock
-from meshd.model.handle import Handle
+from meshd.model.handle import MESSAGES, Handle
 from meshd.model.identity import NodeId
 from meshd.model.message import Letter, Target
-from meshd.node.mailroom import TABLE, Posted, Progress
+from meshd.node.mailroom import Posted, Progress
 from meshd.store.mail import Listed, Mailed
 from meshd.tools.context import Attachment, Freshness, Line, Message, Recipient, Sent, State
 
@@ -27,7 +27,7 @@ _ORDER: Final[tuple[State, ...]] = ("expired", "refused", "stored", "replicated"
 
 def handle_of(digest: bytes) -> Handle:
     """A message's handle, by its record's hash."""
-    return Handle.of(TABLE, digest)
+    return Handle.of(MESSAGES, digest)
 
 
 def timestamp(mailed: Mailed) -> str:

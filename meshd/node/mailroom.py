@@ -11,7 +11,7 @@ import trio
 
 from meshd.drivers.letterbox import Draft
 from meshd.errors import RefusedError, StoreError
-from meshd.model.handle import Handle
+from meshd.model.handle import MESSAGES, Handle
 from meshd.model.identity import NodeId
 from meshd.model.member import Member
 from meshd.model.message import LETTERS_LIMIT, RECIPIENTS_LIMIT, Letter, OpenMail, Reached, State, Words
@@ -22,9 +22,6 @@ from meshd.store.mail import Mailed, Reader, Standing
 
 if TYPE_CHECKING:
     from meshd.node.mesh import Mesh
-
-TABLE: Final = "messages"
-"""In the handle of a message."""
 
 TOLD_PAUSE: Final = 0.02
 """Seconds from mail's arrival, or its being shown, until that is said: what comes in between shares the record."""
@@ -157,7 +154,7 @@ class Mailroom:
         """What an agent is to be told of, oldest first: not closed, and read by no agent of this name anywhere."""
         reader = await self._mesh.agents.reader(agent)
         found = await self._mesh.storage.read(partial(_to_tell, reader))
-        return [Unread(each.hash, Handle.of(TABLE, each.hash).short) for each in found]
+        return [Unread(each.hash, Handle.of(MESSAGES, each.hash).short) for each in found]
 
     async def note_notified(self, agent: str, letters: Sequence[bytes]) -> None:
         """Say that an agent's program was told of these. Raises as the journal does."""

@@ -114,7 +114,7 @@ def message(found: Any) -> str:
         *([f"Expires in {span(found.ttl_left)}"] if found.ttl_left is not None else []),
         *(f"  {_recipient(each)}" for each in found.recipients),
     ]
-    return "\n".join([*facts, "-- the sender's text, as data --", found.text, "-- end --"])
+    return "\n".join([*facts, f"-- {found.notice} --", found.text, "-- end --"])
 
 
 def closed(found: Any) -> str:
