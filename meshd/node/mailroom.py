@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +15,7 @@ from meshd.model.handle import MESSAGES, Handle
 from meshd.model.identity import NodeId
 from meshd.model.member import Member
 from meshd.model.message import LETTERS_LIMIT, RECIPIENTS_LIMIT, Letter, OpenMail, Reached, State, Words
-from meshd.model.record import Log, Record
+from meshd.model.record import Header, Log, Record
 from meshd.notices import MailArrived, Trouble
 from meshd.store.database import Database
 from meshd.store.mail import Mailed, Reader, Standing
@@ -105,25 +105,37 @@ class Mailroom:
         ticket: str = "",
     ) -> None:
         """Write what became of letters, sealed for the machines that are party to them. With `ticket`, of all its letters."""
-        parties = await self._mesh.storage.read(partial(_parties, [each.record for each in about]))
+        parties = await self._mesh.storage.read(partial(_parties, about))
+        make = partial(Words, agent=agent, state=state, status=status, reason=reason)
+        if ticket:
+            everybody = frozenset[NodeId]().union(*parties.values())
+            await self._mesh.journal.append(self._draft(make(letters=(), ticket=ticket), everybody))
+        else:
+            await self._write(self._words(make, about, parties))
+
+    def _words(
+        self, make: Callable[..., Words], about: Sequence[Mailed], parties: Mapping[int, frozenset[NodeId]]
+    ) -> "Iterator[tuple[Draft, int]]":
+        """Words about letters, sealed for those who are party to them, each with its time to live."""
         now = self._mesh.journal.now_ms()
         together: defaultdict[frozenset[NodeId], list[Mailed]] = defaultdict(list)
         for each in about:
-            # An open letter has no parties of its own: its author is told.
-            together[frozenset(parties[each.record] or [each.node])].append(each)
-        make = partial(Words, agent=agent, state=state, status=status, reason=reason)
-        if ticket:
-            everybody = frozenset[NodeId]().union(*together)
-            await self._mesh.journal.append(self._draft(make(letters=(), ticket=ticket), everybody))
-            return
+            together[parties[each.record]].append(each)
         for nodes, letters in together.items():
             for start in range(0, len(letters), LETTERS_LIMIT):
                 page = letters[start : start + LETTERS_LIMIT]
                 # What is said of a letter is worth as long as it.
                 left = [each.ttl - (now - each.born_ms) // 1000 for each in page]
                 ttl = max(1, *left) if all(each.ttl for each in page) else 0
-                words = make(letters=tuple(each.hash for each in page), ticket="")
-                await self._mesh.journal.append(self._draft(words, nodes), ttl=ttl)
+                yield self._draft(make(letters=tuple(each.hash for each in page), ticket=""), nodes), ttl
+
+    async def _write(self, said: "Iterable[tuple[Draft | Reached, int]]") -> None:
+        """Write these, those of one time to live in one commit."""
+        by_ttl: defaultdict[int, list[Draft | Reached]] = defaultdict(list)
+        for body, ttl in said:
+            by_ttl[ttl].append(body)
+        for ttl, bodies in by_ttl.items():
+            await self._mesh.journal.append(*bodies, ttl=ttl)
 
     def _draft(self, said: Letter | Words, nodes: Iterable[NodeId]) -> Draft:
         members = [self._mesh.roster.by_node(node) for node in sorted(nodes) if node != self._me]
@@ -159,9 +171,8 @@ class Mailroom:
     async def note_notified(self, agent: str, letters: Sequence[bytes]) -> None:
         """Say that an agent's program was told of these. Raises as the journal does."""
         reader = await self._mesh.agents.reader(agent)
-        about = await self._mesh.storage.read(partial(_not_notified, reader, letters))
-        if about:
-            await self.say("notified", about, agent)
+        about, parties = await self._mesh.storage.read(partial(_not_notified, reader, letters))
+        await self._write(self._notices(agent, about, parties))
 
     def show(self, agent: str, letters: Iterable[bytes]) -> None:
         """As `note_notified`, soon, and for all that come together."""
@@ -189,9 +200,7 @@ class Mailroom:
             again = math.inf
             try:
                 if self._mesh.is_in:
-                    await self._acknowledge()
-                    await self._refuse_unreadable()
-                    await self._note_shown()
+                    await self._report()
             except (RefusedError, StoreError) as error:
                 if self._mesh.is_in:
                     self._mesh.machine.notify(Trouble(error.what, error.advice, "error"))
@@ -200,43 +209,55 @@ class Mailroom:
                 await self._say.wait()
             await trio.sleep(TOLD_PAUSE)
 
-    async def _acknowledge(self) -> None:
-        """Tell authors up to where their mail for us is here."""
-        chains = await self._mesh.storage.read(lambda database: database.mail.unacknowledged(self._me))
-        if chains:
-            reached = [
-                Reached(signing_key=chain.author, generation=chain.generation, sequence=number)
-                for chain, number in chains
-                if chain.log is Log.DATA
-            ]
-            await self._mesh.journal.append(*reached)
-            self._mesh.machine.notify(MailArrived(self._mesh.hex, len(chains)))
+    async def _report(self) -> None:
+        """Tell authors up to where their mail for us is here, and what of it was shown: in one look and one commit."""
+        shown, self._shown = self._shown, {}
+        readers = {agent: await self._mesh.agents.reader(agent) for agent in shown}
+        chains, unreadable, noted = await self._mesh.storage.read(
+            lambda database: (
+                database.mail.unacknowledged(self._me),
+                database.mail.unreadable(),
+                {agent: _not_notified(readers[agent], tuple(letters), database) for agent, letters in shown.items()},
+            )
+        )
+        reached = [
+            Reached(signing_key=chain.author, generation=chain.generation, sequence=number)
+            for chain, number in chains
+            if chain.log is Log.DATA
+        ]
+        words = [each for agent, (about, parties) in noted.items() for each in self._notices(agent, about, parties)]
+        await self._write([*((body, 0) for body in reached), *words])
+        if reached:
+            self._mesh.machine.notify(MailArrived(self._mesh.hex, len(reached)))
+        for header, digest in unreadable:
+            await self._refuse_unreadable(header, digest)
 
-    async def _refuse_unreadable(self) -> None:
-        for header, digest in await self._mesh.storage.read(lambda database: database.mail.unreadable()):
-            author = self._mesh.roster.members.get(header.author)
-            if author is not None:
-                words = Words(
-                    letters=(digest,), ticket="", agent="", state="refused", status="", reason="it does not open here"
+    def _notices(
+        self, agent: str, about: Sequence[Mailed], parties: Mapping[int, frozenset[NodeId]]
+    ) -> "Iterator[tuple[Draft, int]]":
+        make = partial(Words, agent=agent, state="notified", status="", reason="")
+        return self._words(make, about, parties)
+
+    async def _refuse_unreadable(self, header: Header, digest: bytes) -> None:
+        author = self._mesh.roster.members.get(header.author)
+        if author is not None:
+            words = Words(
+                letters=(digest,), ticket="", agent="", state="refused", status="", reason="it does not open here"
+            )
+            await self._mesh.journal.append(self._draft(words, [author.node]))
+            self._mesh.machine.notify(
+                Trouble(
+                    f"A message of {author.name} for this machine does not open.",
+                    "It was made wrong, and its sender is told. If that goes on, look at that machine.",
+                    "warning",
                 )
-                await self._mesh.journal.append(self._draft(words, [author.node]))
-                self._mesh.machine.notify(
-                    Trouble(
-                        f"A message of {author.name} for this machine does not open.",
-                        "It was made wrong, and its sender is told. If that goes on, look at that machine.",
-                        "warning",
-                    )
-                )
-            await self._mesh.storage.write(partial(_forget_unreadable, digest))
-
-    async def _note_shown(self) -> None:
-        while self._shown:
-            agent, letters = self._shown.popitem()
-            await self.note_notified(agent, list(letters))
+            )
+        await self._mesh.storage.write(partial(_forget_unreadable, digest))
 
 
-def _parties(records: Sequence[int], database: Database) -> dict[int, list[NodeId]]:
-    return {record: database.mail.parties(record) for record in records}
+def _parties(about: Iterable[Mailed], database: Database) -> dict[int, frozenset[NodeId]]:
+    """Machines that are party to letters. An open letter has none of its own: its author is told."""
+    return {each.record: frozenset(database.mail.parties(each.record) or [each.node]) for each in about}
 
 
 def _forget_unreadable(digest: bytes, database: Database) -> None:
@@ -296,7 +317,10 @@ def _is_read_by_name(mailed: Mailed, name: str, database: Database) -> bool:
     return any(each.state == "read" and each.agent == name for each in database.mail.words(mailed.record))
 
 
-def _not_notified(reader: Reader, letters: Sequence[bytes], database: Database) -> list[Mailed]:
+def _not_notified(
+    reader: Reader, letters: Sequence[bytes], database: Database
+) -> tuple[list[Mailed], dict[int, frozenset[NodeId]]]:
+    """Those of these letters that were not yet called notified by this reader, and who is party to each."""
     found = []
     for digest in letters:
         mailed = database.mail.letter(digest)
@@ -308,4 +332,4 @@ def _not_notified(reader: Reader, letters: Sequence[bytes], database: Database) 
             }
             if not said & {"notified", "read"}:
                 found.append(mailed)
-    return found
+    return found, _parties(found, database)
