@@ -74,6 +74,8 @@ def sent_list(found: Any) -> str:
         lines.append(f"{each.handle}  to {each.to}: {each.state}  {each.subject}")
         if len(each.recipients) > 1 or each.state == "refused":
             lines += [f"  {_recipient(recipient)}" for recipient in each.recipients]
+    if found.next:
+        lines.append(f"(more: --after {found.next})")
     return "\n".join(lines) or f"{address(found.agent)} has sent nothing."
 
 
@@ -96,6 +98,8 @@ def inbox(found: Any) -> str:
     late = [f"{each.machine.name} {ago(each.age)}" for each in found.as_of if not each.linked]
     if late:
         lines.append(f"(not linked, last heard: {', '.join(late)})")
+    if found.next:
+        lines.append(f"(more: --after {found.next})")
     return "\n".join(lines or [f"No mail for {address(found.agent)}."])
 
 
