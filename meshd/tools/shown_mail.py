@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from meshd.tools.text import ago, columns, count, span
+from meshd.tools.text import ago, columns, count, fenced, span
 
 
 def address(found: Any) -> str:
@@ -118,7 +118,7 @@ def message(found: Any) -> str:
         *([f"Expires in {span(found.ttl_left)}"] if found.ttl_left is not None else []),
         *(f"  {_recipient(each)}" for each in found.recipients),
     ]
-    return "\n".join([*facts, f"-- {found.notice} --", found.text, "-- end --"])
+    return "\n".join([*facts, f"-- {found.notice} --", fenced(found.text)])
 
 
 def closed(found: Any) -> str:
