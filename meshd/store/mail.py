@@ -16,6 +16,9 @@ from meshd.model.record import Header, Log, LogId, Record
 from meshd.store.folding import clock_of, rank
 from meshd.wire.codec import decode_body, encode_body
 
+COUNTED: Final = 1_000
+"""Unread letters that are counted: who has more is told this number, and each wait would count them all."""
+
 
 def agent_key(name: str, node: bytes) -> str:
     """An agent among the targets of a letter."""
@@ -267,10 +270,11 @@ class Mail:
         return [Listed(self._by_row(row[0]), False, "") for row in list(rows)]
 
     def count_unread(self, reader: Reader) -> int:
-        """How many there are."""
+        """How many there are, up to COUNTED."""
         statement, values = self._of(reader, unsettled=True)
         row = self._row(
-            f"SELECT count(*) {statement} AND NOT {_READ} AND NOT {_CLOSED}", *(*values, reader.name, reader.node)
+            f"SELECT count(*) FROM (SELECT 1 {statement} AND NOT {_READ} AND NOT {_CLOSED} LIMIT ?)",
+            *(*values, reader.name, reader.node, COUNTED),
         )
         assert row is not None
         return int(row[0])

@@ -142,7 +142,7 @@ class Inbox:
 
     agent: AgentRef
     unread: int
-    """In all."""
+    """In all, counted up to 1,000."""
 
     messages: tuple[Line, ...]
     next: str | None
@@ -247,6 +247,8 @@ class Waited:
 
     agent: AgentRef
     unread: int
+    """Counted up to 1,000."""
+
     messages: tuple[Line, ...]
     next: str
     """The cursor for the next wait."""

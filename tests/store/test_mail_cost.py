@@ -97,6 +97,16 @@ def test_what_was_settled_is_unread_again_when_the_words_count_no_more(
     assert database.mail.unread(lee, limit=9) == [] and database.mail.count_unread(pat) == 1
 
 
+def test_more_than_people_count_is_not_counted(
+    database: Database, two: tuple[Author, Author], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann, ben = two
+    monkeypatch.setattr("meshd.store.mail.COUNTED", 5)
+    for number in range(8):
+        assert database.mail.count_unread(reader(ben, "lee")) == min(number, 5)
+        mailed(database, ann, letter("kim", Agent("lee", ben.node)), ben)
+
+
 def test_a_stranger_settles_nothing(database: Database, two: tuple[Author, Author]) -> None:
     """Whose machine is no party to a letter says what it likes of it."""
     ann, ben = two
