@@ -35,6 +35,7 @@ from meshd.node.founding import mesh_of
 from meshd.node.keeping import Keeping
 from meshd.node.machine import Machine
 from meshd.node.membership import MeshMembership
+from meshd.node.waking import Waking
 from meshd.notices import Damaged, RosterChanged, Trouble
 from meshd.store.peers import BlockedNode
 from meshd.wire.bodies import type_of
@@ -64,6 +65,9 @@ FOLLOW_AGAIN: Final = 60.0
 
 class Mesh:
     """One mesh that this machine belongs to; made by `open_mesh`, works while `run` does."""
+
+    waking: Waking
+    """How agents here are told of their mail."""
 
     def __init__(
         self, machine: Machine, directory: MeshDirectory, storage: Storage, journal: Journal, blobs: BlobStore

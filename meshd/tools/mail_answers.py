@@ -270,7 +270,7 @@ class Delivery:
     paused: bool
     unread: int
     last_told_age: float | None
-    """Since it was last woken; None: not in this run of the daemon."""
+    """Since it was last told; None: never, or before a new way to tell it was first set."""
 
     reminders: int
     """Given for the present unread batch."""
