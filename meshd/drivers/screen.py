@@ -18,7 +18,7 @@ _PIECE = re.compile(
     r"\x1b\[(?P<sgr>[0-9;:]*)m"
     r"|\x1b\[[0-?]*[ -/]*[@-~]"  # any other control sequence
     r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # an operating system command, such as a link
-    r"|\x1b."
+    r"|\x1b[ -/]*[0-~]"
     r"|(?P<charset>[\x0e\x0f])"
     r"|(?P<character>[^\x00-\x1f\x7f])",
     re.DOTALL,

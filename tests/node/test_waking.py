@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import attrs
 import pytest
@@ -21,52 +20,11 @@ from meshd.node.delivery_calls import DeliveryCalls
 from meshd.node.waking import TEST_HANDLE, Waking
 from meshd.protocol.nudging import Outcome
 from meshd.tools.context import Deliveries
+from tests.node.waking_kit import FakeMail
 
 A, B, C = (bytes([number]) * 32 for number in (1, 2, 3))
 PANE = Pane("/run/tmux.sock", 100, "%1", 200)
 HOOK = Hook("/usr/bin/true", ("true",))
-
-
-@attrs.frozen
-class Letter:
-    hash: bytes
-    handle: str
-
-
-class FakeMail:
-    """Mail that a test makes."""
-
-    def __init__(self) -> None:
-        self.changed = trio.Event()
-        self.boxes: dict[str, list[bytes]] = {"codex": []}
-        self.noted: list[tuple[str, tuple[bytes, ...]]] = []
-        self.fault: Exception | None = None
-
-    def arrive(self, agent: str, *letters: bytes) -> None:
-        self.boxes.setdefault(agent, []).extend(letters)
-        self.change()
-
-    def read(self, agent: str, *letters: bytes) -> None:
-        self.boxes[agent] = [each for each in self.boxes[agent] if each not in letters]
-        self.change()
-
-    def change(self) -> None:
-        self.changed.set()
-        self.changed = trio.Event()
-
-    async def local_agents(self) -> list[str]:
-        await trio.lowlevel.checkpoint()
-        return list(self.boxes)
-
-    async def unread(self, agent: str) -> list[Letter]:
-        await trio.lowlevel.checkpoint()
-        return [Letter(each, f"h&l_messages_{each.hex()[:12]}") for each in self.boxes.get(agent, [])]
-
-    async def note_notified(self, agent: str, letters: Any) -> None:
-        await trio.lowlevel.checkpoint()
-        if self.fault is not None:
-            raise self.fault
-        self.noted.append((agent, tuple(letters)))
 
 
 class World:
