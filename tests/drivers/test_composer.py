@@ -3,6 +3,8 @@
 `|` is where the cursor is. Nothing that is not surely an empty prompt may pass.
 """
 
+# ruff: noqa: RUF001  (the signs are those that the programs show)
+
 import pytest
 
 from meshd.drivers.composer import Busy, Composer, find_composer

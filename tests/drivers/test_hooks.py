@@ -163,7 +163,7 @@ class Terminal:
             stderr=slave,
             env={"PATH": os.defpath, "PS1": "$ ", "TERM": "xterm"},
             start_new_session=True,
-            preexec_fn=take_terminal,
+            preexec_fn=take_terminal,  # noqa: PLW1509 (two system calls, no lock)
         )
         os.close(slave)
         self.pid = self.process.pid
