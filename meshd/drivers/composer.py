@@ -61,8 +61,8 @@ _PROMPT = re.compile(rf"(?P<prompt>.*?[{_SIGNS}][ ])(?P<text>.*)", re.DOTALL)
 _CONTINUED = re.compile(r"[a-z ]*> |….*", re.DOTALL)
 """The next line of something unfinished: `> `, zsh's `dquote> `. Its first line is a draft."""
 
-_ANGLED = re.compile(r".*[@~/:)\]].*> ", re.DOTALL)
-"""A prompt that ends with `>` is taken for one only where a place or a user stands in it."""
+_PLACES: Final = "@~/:[("
+"""What stands in the first word of a prompt of several words: a user, a place, an environment in parentheses."""
 
 
 def _shell(screen: Screen, foreground: Foreground) -> Composer | Busy:
@@ -85,9 +85,21 @@ def _shell(screen: Screen, foreground: Foreground) -> Composer | Busy:
     prompt = found["prompt"]
     if _CONTINUED.fullmatch(prompt):
         return Busy("a line that is not finished stands there")
-    if prompt.endswith("> ") and not _ANGLED.fullmatch(prompt):
+    if not _is_prompt(prompt):
         return Busy("no prompt that is known stands at the cursor")
     return Composer(prompt, found["text"], screen.width - screen.x)
+
+
+def _is_prompt(text: str) -> bool:
+    """Whether this is a prompt, and not one without a sign of its own, with a draft behind it that ends in one.
+
+    `work echo $ ` and `work cat > ` are such. The signs that commands may end in stand close to the prompt's last word.
+    """
+    words = text.split()
+    first, last = words[0], words[-1]
+    if len(words) > 1 and not (set(first) & set(_PLACES) and (len(last) > 1 or last not in "$#>")):
+        return False
+    return not last.endswith(">") or bool(set(last + first) & set(_PLACES))
 
 
 def _padded(row: Row, columns: int) -> str:
