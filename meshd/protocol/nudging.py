@@ -15,7 +15,7 @@ REMINDER_GAPS: Final = (300.0, 600.0, 1800.0)
 """Seconds from one line about a batch to the next reminder: 5, 15 and 45 minutes after it was told, and later where the
 pane was busy. Gaps and not moments, so that what a pause held back does not come in a row when it ends."""
 
-PAUSE_READ: Final = 5.0
+PAUSE_READ: Final = 1.0
 """Seconds between two tellings at least, where all that was told has been read: somebody is there, and answers come fast."""
 
 PAUSE_UNREAD: Final = 30.0
