@@ -111,7 +111,7 @@ class Agents:
 
     def ref(self, name: str, node: NodeId) -> AgentRef:
         """An agent, for an answer."""
-        return AgentRef(name, self.machine(node))
+        return AgentRef(name, self.machine(node), node == self._me)
 
     def machine(self, node: NodeId) -> MachineRef:
         """A machine, for an answer."""
@@ -330,7 +330,7 @@ class Agents:
         here = [each for each in found if each.node == self._me]
         found = here or found
         if len(found) > 1:
-            names = ", ".join(f"{each.card.name}@{self._mesh.name_of(each.node)}" for each in found)
+            names = ", ".join(sorted(f"{each.card.name}@{self._mesh.name_of(each.node)}" for each in found))
             raise UsageError(f"{name} may be {names}.", "Write to one of these addresses.")
         if found:
             (one,) = found

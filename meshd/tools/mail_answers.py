@@ -27,6 +27,8 @@ class AgentRef:
 
     name: str
     machine: MachineRef
+    here: bool
+    """It is of this machine, where `name` alone means it."""
 
 
 @attrs.frozen
@@ -80,7 +82,7 @@ class Sent:
     handle: str
     full: str
     to: str
-    """As it was understood: `name@machine`, `tag:x`, ..."""
+    """As it was understood: `name` (here), `name@machine`, `tag:x`, ..."""
 
     sender: AgentRef
     subject: str
