@@ -9,7 +9,7 @@ from meshd.model import clock
 from meshd.model.handle import MESSAGES, Handle
 from meshd.model.identity import NodeId
 from meshd.model.message import Letter, Target
-from meshd.node.mailroom import Progress
+from meshd.node.mailroom import Posted, Progress
 from meshd.store.mail import Listed, Mailed
 from meshd.tools.context import Attachment, Freshness, Line, Message, Recipient, Sent, State
 
@@ -125,7 +125,9 @@ def recipients(mesh: "Mesh", progress: list[Progress]) -> tuple[Recipient, ...]:
     )
 
 
-def sent(mesh: "Mesh", mailed: Mailed, progress: list[Progress], *, again: bool = False, note: str = "") -> Sent:
+def sent(
+    mesh: "Mesh", mailed: Mailed | Posted, progress: list[Progress], *, again: bool = False, note: str = ""
+) -> Sent:
     """A letter, to who sent it."""
     letter, name = mailed.letter, handle_of(mailed.hash)
     return Sent(
