@@ -62,6 +62,10 @@ class NobodyFoundError(TetherError):
     exit_code = EXIT_NOBODY_FOUND
 
 
+class ExpiredError(NobodyFoundError):
+    """What is asked for was here, and its time to live is over: it will not come back."""
+
+
 class ConnectionLostError(TetherError):
     """The link ended before both sides knew that all had arrived."""
 

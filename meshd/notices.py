@@ -115,6 +115,14 @@ class BlobFailed:
 
 
 @attrs.frozen
+class MailArrived:
+    """Messages of so many machines are here, and their senders are told."""
+
+    mesh: str
+    machines: int
+
+
+@attrs.frozen
 class Damaged:
     """A stored copy does not match its digest and is not used again. `node` is the holder, perhaps this machine."""
 
@@ -167,6 +175,7 @@ Notice = (
     | BlobProgress
     | BlobStored
     | BlobFailed
+    | MailArrived
     | Damaged
     | TrySpent
     | PortMapped

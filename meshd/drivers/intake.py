@@ -9,14 +9,14 @@ from typing import Final
 
 import attrs
 
+from meshd.drivers.letterbox import Draft, Letterbox
 from meshd.errors import RemoteProtocolError
 from meshd.model import clock
-from meshd.model.announcement import Addresses, Announcement, Blob, Held, Tag, Tree, Value
 from meshd.model.identity import Keys
 from meshd.model.record import NO_HASH, Head, Log, LogId, Record, write_record
 from meshd.store.database import Database
 from meshd.store.records import ConflictError, GapError, Waiting
-from meshd.wire.bodies import Body, decode
+from meshd.wire.bodies import Body, decode, encode
 from meshd.wire.sync import Arrived, Span, Tip
 
 CHAINS_LIMIT: Final = 512
@@ -25,8 +25,6 @@ everybody's heads long. A revocation can name as many (model/facts.CUTS_LIMIT)."
 
 RELEASE_PAGE: Final = 512
 """Records that leave quarantine in one commit."""
-
-_ANNOUNCEMENTS: Final = (Value, Blob, Tree, Tag, Held, Addresses)
 
 
 @attrs.frozen
@@ -56,6 +54,7 @@ class Rules:
     """Counted time, store/records.py."""
 
     wall_ms: int
+    letterbox: Letterbox
 
 
 @attrs.define
@@ -78,12 +77,14 @@ class Outcome:
 
 @attrs.frozen
 class Wish:
-    """A record that this machine is to write: its type, log and encoded body."""
+    """A record that this machine is to write: its type, log, and encoded body or what makes one."""
 
     kind: str
     log: Log
-    body: Body
+    body: Body | Draft
     encoded: bytes
+    """Of a draft: the plaintext."""
+
     ttl: int
 
 
@@ -99,6 +100,7 @@ class Pen:
 
     now_ms: int
     wall_ms: int
+    letterbox: Letterbox
 
 
 @attrs.frozen
@@ -106,6 +108,7 @@ class Written:
     """Our own records as stored, wish by wish, where their chains are now, and the clock after them."""
 
     records: list[Record]
+    bodies: list[Body]
     tips: dict[LogId, Tip]
     clock: int
 
@@ -163,7 +166,7 @@ def store(database: Database, checked: Sequence[Checked], rules: Rules, waiting:
             database.handles.set_live(chain, rules.limit(chain))
         sizes[author] += size
         outcome.stored.append(each)
-        _fold(database, each, outcome, rules.wall_ms)
+        _fold(database, each, outcome, rules)
     outcome.tips = tips(database, {each.record.chain for each in outcome.stored})
     return outcome
 
@@ -172,34 +175,44 @@ def write(database: Database, wishes: Sequence[Wish], pen: Pen) -> Written:
     """Write our own next records, signed, and fold them. For one job of a Storage."""
     heads: dict[LogId, Head | None] = {}
     last_clock = pen.clock
-    written = []
+    written: list[Record] = []
+    bodies: list[Body] = []
     me = pen.keys.identity.signing_key
     for wish in wishes:
         chain = LogId(me, wish.log, pen.generation)
         if chain not in heads:
             heads[chain] = database.records.head(chain)
         last_clock = clock.tick(last_clock, pen.wall_ms)
+        previous = heads[chain]
+        if isinstance(wish.body, Draft):
+            place = 1 if previous is None else previous.sequence + 1
+            body: Body = wish.body.sealed(pen.keys, pen.mesh, pen.generation, place)
+            encoded, said = encode(body), wish.body.said
+        else:
+            body, encoded, said = wish.body, wish.encoded, None
         record = write_record(
             pen.keys,
             mesh=pen.mesh,
             log=wish.log,
             generation=pen.generation,
-            previous=heads[chain],
-            first_previous=_last_before(database, chain) if heads[chain] is None else NO_HASH,
+            previous=previous,
+            first_previous=_last_before(database, chain) if previous is None else NO_HASH,
             clock=last_clock,
             kind=wish.kind,
-            body=wish.encoded,
+            body=encoded,
             ttl=wish.ttl,
         )
         database.records.insert(record, age_ms=0, now_ms=pen.now_ms)
-        if isinstance(wish.body, _ANNOUNCEMENTS):
-            database.handles.fold(record, wish.body)
+        pen.letterbox.fold(database, record, body, said)
         heads[chain] = record.head
         written.append(record)
-    return Written(written, tips(database, heads), last_clock)
+        bodies.append(body)
+    return Written(written, bodies, tips(database, heads), last_clock)
 
 
-def release(database: Database, chain: LogId, first: int, now_ms: int, wall_ms: int) -> Waiting | None:
+def release(
+    database: Database, chain: LogId, first: int, now_ms: int, wall_ms: int, letterbox: Letterbox
+) -> Waiting | None:
     """Fold what waited in a chain, until one is too far ahead again or a page is full. What waits still, if anything."""
     page = database.records.range(chain, first, most=RELEASE_PAGE, most_bytes=1 << 23, now_ms=now_ms)
     waits: Waiting | None = None
@@ -208,9 +221,7 @@ def release(database: Database, chain: LogId, first: int, now_ms: int, wall_ms: 
         if clock.is_ahead(header.clock, wall_ms):
             waits = Waiting(chain, header.sequence, header.clock)
             break
-        body = _announcement(stored.record)
-        if body is not None:
-            database.handles.fold(stored.record, body)
+        letterbox.fold(database, stored.record, _body(stored.record))
     else:
         head = database.records.head(chain)
         if page and head is not None and head.sequence > page[-1].record.header.sequence:
@@ -262,23 +273,22 @@ def _as_sent(record: Record, age: int) -> Arrived:
     return Arrived(record.without_body() if age >= ttl else record, age)
 
 
-def _fold(database: Database, each: Checked, outcome: Outcome, wall_ms: int) -> None:
+def _fold(database: Database, each: Checked, outcome: Outcome, rules: Rules) -> None:
     record, chain = each.record, each.record.chain
     if chain.log is not Log.DATA or chain in outcome.waiting:
         return
-    if clock.is_ahead(record.header.clock, wall_ms):
+    if clock.is_ahead(record.header.clock, rules.wall_ms):
         outcome.waiting[chain] = Waiting(chain, record.header.sequence, record.header.clock)
         database.records.set_quarantined(chain, record.header.sequence)
-    elif isinstance(each.body, _ANNOUNCEMENTS):
-        database.handles.fold(record, each.body)
+    else:
+        rules.letterbox.fold(database, record, each.body)
 
 
-def _announcement(record: Record) -> Announcement | None:
+def _body(record: Record) -> Body | None:
     try:
-        body = decode(record)
+        return decode(record)
     except RemoteProtocolError:
         return None
-    return body if isinstance(body, _ANNOUNCEMENTS) else None
 
 
 def _by_author(

@@ -18,12 +18,14 @@ from meshd.drivers.clocks import Clocks
 from meshd.drivers.herald import Herald
 from meshd.drivers.intake import Checked, Outcome, Pen, Rules, Wish
 from meshd.drivers.ledger import Ledger, latest_clock
+from meshd.drivers.letterbox import Draft, Letterbox
 from meshd.drivers.storage import Storage
 from meshd.drivers.threads import Offload, in_thread
 from meshd.errors import RefusedError, StoreError
 from meshd.model import clock
 from meshd.model.facts import Fact, Fork, Found
-from meshd.model.identity import Keys, NodeId
+from meshd.model.identity import Identity, Keys, NodeId
+from meshd.model.message import SALT_SIZE, SealedMail
 from meshd.model.record import NO_HASH, Head, Log, LogId, Record, write_record
 from meshd.model.roster import Roster
 from meshd.notices import Notify, Trouble
@@ -46,6 +48,9 @@ TOGETHER_BYTES: Final = 4 << 20
 
 TOGETHER_COUNT: Final = 512
 """Records that share one commit."""
+
+SEALED: Final = type_of(SealedMail(boxes=(), salt=bytes(SALT_SIZE), sealed=b""))
+"""Type and log of what a draft becomes."""
 
 TEND_EVERY: Final = 60.0
 """Seconds, at most, between looks for what has expired and what may leave quarantine."""
@@ -101,6 +106,7 @@ class Journal:
         self.on_roster: list[Callable[[Roster], None]] = []
         """Called before `on_change` whenever roster records have come."""
         self._ledger = Ledger(mesh, storage, offload)
+        self._letterbox = Letterbox(mesh, self.keys, self._identity_of)
         self._storage, self._author, self._clocks = storage, author, clocks
         self._notify, self._offload = notify, offload
         self._lock = trio.Lock()
@@ -159,8 +165,9 @@ class Journal:
 
     # Writing
 
-    async def append(self, *bodies: Body, ttl: int = 0) -> list[Record]:
-        """Write records of ours; return once they are durable and folded. Callers that come together share a commit.
+    async def append(self, *bodies: Body | Draft, ttl: int = 0) -> list[Record]:
+        """Write records of ours; return once they are durable and folded. Callers that come together share a commit. A
+        draft is sealed as it is written.
 
         `ttl`: seconds that the bodies live, 0 for ever. Waits up to WORD_WAIT after a start for a peer's word on our own
         records. Raises RefusedError when this machine is no member any more, StoreError when the disk does not take it.
@@ -334,6 +341,7 @@ class Journal:
             for chain in [each.chain for each in self.waiting.values() if not clock.is_ahead(each.clock, wall)]:
                 with trio.CancelScope(shield=True):
                     await self._release(chain, now, wall)
+        await self._storage.write(lambda database: database.mail.drop_carried())
         await self._storage.write(lambda database: database.records.mark_count(now, wall))
         ends = [TEND_EVERY]
         ends += [(due - now) / 1000] if due is not None else []
@@ -365,10 +373,18 @@ class Journal:
 
     async def _write(self, wishes: Sequence[Wish]) -> list[Record]:
         await self._ensure_that_we_count()
-        pen = Pen(self.mesh, self.keys, self.generation, self._ledger.clock, self.now_ms(), self._clocks.wall_ms())
+        pen = Pen(
+            self.mesh,
+            self.keys,
+            self.generation,
+            self._ledger.clock,
+            self.now_ms(),
+            self._clocks.wall_ms(),
+            self._letterbox,
+        )
         written = await self._storage.write(lambda database: intake.write(database, wishes, pen))
         self._ledger.clock = written.clock
-        bodies = [(record, wish.body) for record, wish in zip(written.records, wishes, strict=True)]
+        bodies = list(zip(written.records, written.bodies, strict=True))
         await self._publish(bodies, written.tips, arrived=False)
         await self._carry_proofs()  # what we wrote may be a revocation that makes a proof's carrier void
         return written.records
@@ -410,7 +426,13 @@ class Journal:
 
     async def _store(self, checked: Sequence[Checked]) -> Outcome:
         rules = Rules(
-            self.mesh, self.roster.accepts, self.roster.limit, self.quota, self.now_ms(), self._clocks.wall_ms()
+            self.mesh,
+            self.roster.accepts,
+            self.roster.limit,
+            self.quota,
+            self.now_ms(),
+            self._clocks.wall_ms(),
+            self._letterbox,
         )
         waiting = self._ledger.waiting
         outcome = await self._storage.write(lambda database: intake.store(database, checked, rules, waiting))
@@ -495,10 +517,21 @@ class Journal:
         while (waiting := self._ledger.waiting.get(chain)) and not clock.is_ahead(waiting.clock, wall_ms):
             first = waiting.first
             after = await self._storage.write(
-                partial(intake.release, chain=chain, first=first, now_ms=now_ms, wall_ms=wall_ms)
+                partial(
+                    intake.release,
+                    chain=chain,
+                    first=first,
+                    now_ms=now_ms,
+                    wall_ms=wall_ms,
+                    letterbox=self._letterbox,
+                )
             )
             left = {other: each for other, each in self._ledger.waiting.items() if other != chain}
             self._ledger.waiting = left if after is None else {**left, chain: after}
+
+    def _identity_of(self, author: bytes) -> Identity | None:
+        member = self.roster.members.get(author)
+        return None if member is None else member.identity
 
     def _may_count(self, record: Record) -> bool:
         last = self.roster.accepts(record.chain)
@@ -539,7 +572,9 @@ def found_mesh(keys: Keys, found: Found, *, generation: int, wall_ms: int) -> Re
     )
 
 
-def _wish(body: Body, ttl: int) -> Wish:
+def _wish(body: Body | Draft, ttl: int) -> Wish:
+    if isinstance(body, Draft):
+        return Wish(*SEALED, body, body.plaintext, ttl)
     kind, log = type_of(body)
     return Wish(kind, log, body, encode(body), ttl)
 

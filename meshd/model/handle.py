@@ -21,6 +21,9 @@ FULL_DIGITS: Final = 64
 INLINE: Final = "inline"
 BLOB: Final = "blob"
 TREE: Final = "tree"
+MESSAGES: Final = "messages"
+"""The table in handles of mail, whose digits are of a record's hash. Values may be in a table of that name too."""
+
 RESERVED_TABLES: Final = (BLOB, TREE)
 """Words that are kinds of their own; `inline` is a table as any other, the one that needs no name."""
 

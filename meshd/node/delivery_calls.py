@@ -26,7 +26,7 @@ class DeliveryCalls(Calls):
         chosen = self.mesh(mesh)
         name = await self._known(chosen, agent)
         outcome = await chosen.waking.test(name, now=now)
-        return WakeTested(AgentRef(name, self.here(chosen)), outcome.told, outcome.what)
+        return WakeTested(AgentRef(name, self.here(chosen), True), outcome.told, outcome.what)
 
     async def delivery_tmux(self, *, mesh: str | None, agent: str, socket: str | None, pane: str | None) -> Deliveries:
         chosen = self.mesh(mesh)
@@ -69,7 +69,7 @@ class DeliveryCalls(Calls):
             mesh.waking.all_paused,
             tuple(
                 Delivery(
-                    AgentRef(each.agent, here),
+                    AgentRef(each.agent, here, True),
                     each.method,
                     each.target,
                     each.is_paused,

@@ -19,7 +19,7 @@ from meshd.model.announcement import (
     Tree,
     Value,
 )
-from meshd.model.handle import BLOB, TREE, Handle, canonical, check_table, digest_of, parse_json, tree_digest
+from meshd.model.handle import BLOB, MESSAGES, TREE, Handle, canonical, check_table, digest_of, parse_json, tree_digest
 from meshd.model.text import is_showable
 from meshd.node import content
 from meshd.node.calls import Calls
@@ -73,7 +73,7 @@ class HandleCalls(Calls):
         chosen = self.mesh(mesh)
         if len(handles) > CHILDREN_LIMIT:
             raise UsageError(f"A tree has at most {CHILDREN_LIMIT:,} children.", "Make a tree of trees.")
-        found = [await content.locate(chosen, each) for each in handles]
+        found = [await content.locate(chosen, each, content.LINK_WAIT) for each in handles]
         children = tuple(Child(table=each.table, digest=each.digest) for each in found)
         digest = tree_digest(Handle.of(each.table, each.digest) for each in children)
         body = Tree(children=children, tags=check_tags(tags))
@@ -82,6 +82,7 @@ class HandleCalls(Calls):
 
     async def resolve(self, *, mesh: str | None, handle: str, shallow: bool, wait: float) -> Resolved:
         chosen = self.mesh(mesh)
+        await _refuse_message(chosen, handle)
         found = await content.locate(chosen, handle, wait)
         if found.table == BLOB:
             raise UsageError(
@@ -137,7 +138,7 @@ class HandleCalls(Calls):
 
     async def tag(self, *, mesh: str | None, handle: str, add: tuple[str, ...], remove: tuple[str, ...]) -> Tagged:
         chosen = self.mesh(mesh)
-        found = await content.locate(chosen, handle)
+        found = await content.locate(chosen, handle, content.LINK_WAIT)
         both = set(check_tags(add)) & set(check_tags(remove))
         if both:
             raise UsageError(f"{', '.join(sorted(both))} cannot be put on and taken off at once.")
@@ -220,6 +221,20 @@ async def value_of(mesh: Mesh, found: Found, wait: float) -> bytes:
         # Nobody could see that in the record: the bytes have this digest, and are something else.
         raise RefusedError(f"What is announced as {Handle.of(*_pair(found)).short} is not canonical JSON.")
     return data
+
+
+async def _refuse_message(mesh: Mesh, text: str) -> None:
+    """A message has a handle as content has, and is read in another way. Content in a table of that name is content."""
+    handle = Handle.parse(text)
+    if handle.table != MESSAGES:
+        return
+    is_message = await mesh.storage.read(
+        lambda database: (
+            bool(database.mail.find(handle.digits)) and not database.handles.find(handle.table, handle.digits)
+        )
+    )
+    if is_message:
+        raise UsageError(f"{handle.short} is a message.", f"Read it with: tether receive {handle.typed}")
 
 
 def check_tags(tags: tuple[str, ...]) -> tuple[str, ...]:

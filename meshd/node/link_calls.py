@@ -176,7 +176,7 @@ class LinkCalls(Calls):
 
     async def digest(self, *, mesh: str | None) -> Digests:
         chosen = self.mesh(mesh)
-        found = await chosen.storage.read(lambda database: database.handles.digests())
+        found = await chosen.storage.read(lambda database: database.digests())
         views = {"roster": chosen.roster.digest(), **found}
         return Digests(chosen.hex, tuple(ViewDigest(name, digest.hex()) for name, digest in views.items()))
 

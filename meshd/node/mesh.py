@@ -31,9 +31,11 @@ from meshd.model.member import Member
 from meshd.model.record import Log, LogId, Record
 from meshd.model.roster import Roster
 from meshd.node import questions, renewal, secrets
+from meshd.node.agents import Agents
 from meshd.node.founding import mesh_of
 from meshd.node.keeping import Keeping
 from meshd.node.machine import Machine
+from meshd.node.mailroom import Mailroom
 from meshd.node.membership import MeshMembership
 from meshd.node.waking import Waking
 from meshd.notices import Damaged, RosterChanged, Trouble
@@ -65,9 +67,6 @@ FOLLOW_AGAIN: Final = 60.0
 
 class Mesh:
     """One mesh that this machine belongs to; made by `open_mesh`, works while `run` does."""
-
-    waking: Waking
-    """How agents here are told of their mail."""
 
     def __init__(
         self, machine: Machine, directory: MeshDirectory, storage: Storage, journal: Journal, blobs: BlobStore
@@ -103,6 +102,9 @@ class Mesh:
         self.last_linked: dict[NodeId, float] = {}
         """When the last link with each machine that was linked in this run ended, on trio's clock."""
         self.keeping = Keeping(self)
+        self.agents = Agents(self)
+        self.mailroom = Mailroom(self)
+        self.waking = Waking(self.mailroom, storage, machine.clocks)
         self.roster_changed = trio.Event()
         """Set, and replaced, at each change."""
         self.on_secrets: list[Callable[[], None]] = []
@@ -171,6 +173,9 @@ class Mesh:
             nursery.start_soon(self.fetching.run)
             nursery.start_soon(self._follow_roster)
             nursery.start_soon(self.keeping.run)
+            nursery.start_soon(self.agents.run)
+            nursery.start_soon(self.mailroom.run)
+            nursery.start_soon(self.waking.run)
             nursery.start_soon(self.links.run)
             nursery.start_soon(self._measure)
             nursery.start_soon(self._follow_addresses)
@@ -295,6 +300,7 @@ class Mesh:
             self.machine.notify(RosterChanged(self.hex, len(roster.active()), shown))
         self.links.recheck()
         self.keeping.look()
+        self.agents.forget()
 
     async def _follow_roster(self) -> None:
         """Take new secrets, and make one where that is for us to do."""
@@ -354,6 +360,8 @@ class Mesh:
                 self._said.add(record.header.node)
                 self._said_news.set()
         self.keeping.news(records)
+        self.agents.news(records)
+        self.mailroom.news(records)
 
     async def _follow_addresses(self) -> None:
         """Let the links know where members say that they are. The view is asked: it knows what counts, and is last."""

@@ -16,8 +16,8 @@ from meshd.model.identity import KEY_SIZE, Keys
 from meshd.protocol.handshake import TAG_SIZE, NoiseHandshake, Role
 from meshd.wire.constants import PROTOCOL
 
-PAYLOAD_LIMIT: Final = 64
-"""Most bytes to seal: keys and digests."""
+PAYLOAD_LIMIT: Final = 96
+"""Most bytes to seal: a key and two digests."""
 
 OVERHEAD: Final = KEY_SIZE + TAG_SIZE
 """Bytes that sealing adds: an ephemeral key and the tag."""

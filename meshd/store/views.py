@@ -334,10 +334,9 @@ class Handles:
 
     # Comparison
 
-    def digests(self) -> dict[str, bytes]:
-        """One BLAKE3 a view, over its rows in order: what is said, not by which records or when. Equal on all machines
-        that fold the same statements. Reads every view whole."""
-        return {name: _digest_rows(self._rows(statement)) for name, statement in _CONTENT.items()}
+    def contents(self) -> dict[str, Iterator[tuple[Any, ...]]]:
+        """Rows of the views, for their digests."""
+        return {name: self._rows(statement) for name, statement in _CONTENT.items()}
 
     def _descriptions(self, digest: bytes) -> list[object]:
         rows = self._rows(
@@ -380,7 +379,8 @@ def _decoded(row: tuple[Any, ...]) -> object:
     return decode(Record(Header.decode(header), header, row[1], row[2]))
 
 
-def _digest_rows(rows: Iterable[tuple[Any, ...]]) -> bytes:
+def digest_rows(rows: Iterable[tuple[Any, ...]]) -> bytes:
+    """BLAKE3 over rows, each field behind its length (4 bytes, big-endian)."""
     hasher = blake3()
     for row in rows:
         for field in row:

@@ -39,7 +39,11 @@ def common_options() -> list[click.Parameter]:
 def command(operation: Operation) -> click.Command:
     """The command for an operation."""
     # Words that are not even positional have no place on a command line: they are asked for.
-    parameters = [_parameter(each) for each in operation.arguments if each.positional or not each.is_secret]
+    parameters = [
+        _parameter(each)
+        for each in operation.arguments
+        if (each.positional or not each.is_secret) and not each.programs_only
+    ]
     if operation.asks or operation.confirms:
         parameters.append(click.Option(["--yes"], is_flag=True, help="Do not ask."))
     name = operation.words[-1]

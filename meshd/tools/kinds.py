@@ -51,10 +51,14 @@ def _refuse(value: object, form: str) -> UsageError:
     return UsageError(f"{value!r:.100} is not {form}.")
 
 
-def _string(limit: int, form: str, fits: Callable[[str], bool], *, least: int = 1) -> Callable[[Any], str]:
+def _string(
+    limit: int, form: str, fits: Callable[[str], bool], *, least: int = 1, repeat: bool = True
+) -> Callable[[Any], str]:
+    """`repeat`: an error shows the value. Not where it may be a message's own words: errors end in logs."""
+
     def check(value: Any) -> str:
         if not isinstance(value, str) or not least <= len(value) <= limit or not fits(value):
-            raise _refuse(value, form)
+            raise _refuse(value, form) if repeat else UsageError(f"This is not {form}.")
         return value
 
     return check
@@ -162,7 +166,9 @@ JSON_LIMIT: Final = 256 * 1024
 
 FLAG = Kind("", {"type": "boolean"}, _check_flag)
 TEXT = Kind(
-    "TEXT", _text_schema(TEXT_LIMIT, 0), _string(TEXT_LIMIT, "a line of at most 500 characters", is_showable, least=0)
+    "TEXT",
+    _text_schema(TEXT_LIMIT, 0),
+    _string(TEXT_LIMIT, "a line of at most 500 characters", is_showable, least=0, repeat=False),
 )
 NAME = Kind(
     "NAME",
@@ -206,7 +212,7 @@ SUBJECT_LIMIT: Final = 200
 
 def _check_mail_text(value: Any) -> str:
     if not isinstance(value, str):
-        raise _refuse(value, "a text")
+        raise UsageError("This is not a text.")
     # A lone surrogate, which JSON can spell, is no text.
     size = len(value.encode(errors="surrogatepass"))
     if size > MAIL_TEXT_LIMIT:
@@ -233,6 +239,7 @@ SUBJECT = Kind(
         f"a subject: one line of at most {SUBJECT_LIMIT} characters, none of which controls",
         is_showable,
         least=0,
+        repeat=False,
     ),
 )
 MAIL_TEXT = Kind("TEXT", {"type": "string", "maxLength": MAIL_TEXT_LIMIT}, _check_mail_text)

@@ -86,7 +86,7 @@ OPERATIONS: Final = (
                 options=("--cap",),
             ),
             Argument("status", TEXT, "What it does, such as busy.", default=None),
-            flag("bind", "Bind this connection to it: for programs that keep one."),
+            flag("bind", "Bind this connection to it, for as long as it stays.")._replace(programs_only=True),
         ),
         result="Registered",
         show=shown.registered,

@@ -43,6 +43,8 @@ def _row(argument: Argument) -> str:
         place = f"`{argument.name.upper() if argument.is_secret else kind.name}`"
     elif argument.is_secret:
         place = "asked for"
+    elif argument.programs_only:
+        place = "-"
     else:
         options = argument.options or (f"--{argument.name.replace('_', '-')}",)
         value = "" if kind is FLAG else f" {kind.name}"

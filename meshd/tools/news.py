@@ -48,6 +48,10 @@ def _blob_failed(told: Any) -> str:
     return f"{told.handle} did not come: {told.why}"
 
 
+def _mail_arrived(told: Any) -> str:
+    return f"mail of {count(told.machines, 'machine')} arrived"
+
+
 def _damaged(told: Any) -> str:
     return f"{told.handle} is damaged at {told.name} and not used from there"
 
@@ -79,6 +83,7 @@ LINES: Final[dict[str, Callable[[Any], str]]] = {
     "blob.progress": _blob_progress,
     "blob.stored": _blob_stored,
     "blob.failed": _blob_failed,
+    "mail.arrived": _mail_arrived,
     "damaged": _damaged,
     "try.spent": _try_spent,
     "port.mapped": _port_mapped,

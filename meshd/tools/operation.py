@@ -41,6 +41,9 @@ class Argument(NamedTuple):
     env: str = ""
     """Where the command line looks when nothing is given."""
 
+    programs_only: bool = False
+    """Of no use on a command line, where the connection ends with the command."""
+
     @property
     def is_required(self) -> bool:
         return self.default is REQUIRED and not self.many

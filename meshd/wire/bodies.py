@@ -4,10 +4,11 @@ from typing import Final
 
 from meshd.model.announcement import Addresses, Announcement, Blob, Held, Tag, Tree, Value
 from meshd.model.facts import Admit, Distrust, Fact, Fork, Found, Rename, Revoke, Secret
+from meshd.model.message import Card, OpenMail, Post, Reached, SealedMail, Thread
 from meshd.model.record import Log, Record
 from meshd.wire.codec import decode_body, encode_body
 
-Body = Fact | Announcement
+Body = Fact | Announcement | Post
 
 TYPES: Final[dict[str, tuple[Log, type[Body]]]] = {
     "roster.found": (Log.ROSTER, Found),
@@ -23,6 +24,11 @@ TYPES: Final[dict[str, tuple[Log, type[Body]]]] = {
     "handle.tag": (Log.DATA, Tag),
     "blob.held": (Log.DATA, Held),
     "node.addresses": (Log.DATA, Addresses),
+    "mail.sealed": (Log.DATA, SealedMail),
+    "mail.open": (Log.DATA, OpenMail),
+    "mail.reached": (Log.DATA, Reached),
+    "mail.thread": (Log.DATA, Thread),
+    "agent.card": (Log.DATA, Card),
 }
 """Every type that this program folds, and the log it belongs in: elsewhere it means nothing."""
 

@@ -77,7 +77,7 @@ class Machine:
         return sum((await self.storage.read(lambda database: database.handles.tables())).values())
 
     async def digests(self) -> dict[str, bytes]:
-        return await self.storage.read(lambda database: database.handles.digests())
+        return await self.storage.read(lambda database: database.digests())
 
 
 @contextlib.asynccontextmanager

@@ -65,4 +65,4 @@ def check_chains_and_views(path: Path) -> None:
                     opened.handles.fold(stored.record, decode(stored.record))
 
             assert anew.commit([refold])[0].error is None
-        assert anew.handles.digests() == database.handles.digests()
+        assert anew.digests() == database.digests()

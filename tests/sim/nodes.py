@@ -95,7 +95,7 @@ class Machine:
         return await self.mesh.storage.read(lambda database: database.handles.is_announced(digest))
 
     async def digests(self) -> dict[str, bytes]:
-        found = await self.mesh.storage.read(lambda database: database.handles.digests())
+        found = await self.mesh.storage.read(lambda database: database.digests())
         return {**found, "roster": self.mesh.roster.digest()}
 
     async def _run(self, task_status: trio.TaskStatus[None]) -> None:

@@ -15,6 +15,18 @@ from meshd.model.announcement import Addresses, Blob, BlobRef, Child, Held, Spot
 from meshd.model.clock import at
 from meshd.model.facts import Cut, Distrust, Fork, Found, Rename, Revoke, Sealed, Secret, countersign
 from meshd.model.identity import node_text
+from meshd.model.message import (
+    Agent,
+    Attached,
+    Box,
+    Card,
+    Letter,
+    OpenMail,
+    Reached,
+    SealedMail,
+    Target,
+    Thread,
+)
 from meshd.model.record import NO_HASH, Head, Log, Record, write_record
 from meshd.wire.bodies import Body, encode, type_of
 from tests.model.mesh_kit import Mesh, keys_of
@@ -69,6 +81,33 @@ BODIES: list[Body] = [
     Tag(table="blob", digest=b"d" * 32, add=("keep",), remove=("old",)),
     Held(digest=b"d" * 32, size=3 << 20),
     Addresses(spots=(Spot("192.0.2.7", 4433), Spot("2001:db8::7", 4433))),
+    SealedMail(boxes=(Box(NEWCOMER.identity.signing_key, b"b" * 144),), salt=b"s" * 32, sealed=b"c" * 528),
+    OpenMail(
+        letter=Letter(
+            sender="codex",
+            target=Target("broadcast"),
+            to=(Agent("claude", NEWCOMER.identity.node),),
+            subject="a subject",
+            text="a text\nof two lines",
+            attached=(Attached("blob", b"d" * 32),),
+            tags=("build",),
+            ticket="T-1",
+            thread="release",
+            reply_to=b"r" * 32,
+            key="once",
+        )
+    ),
+    Reached(signing_key=NEWCOMER.identity.signing_key, generation=1, sequence=7),
+    Thread(name="release", description="what is left"),
+    Card(
+        name="codex",
+        label="Codex",
+        tags=("reviewer",),
+        capabilities=("python",),
+        status="busy",
+        live=True,
+        removed=False,
+    ),
 ]
 
 
@@ -80,6 +119,11 @@ def fields(body: Body) -> dict[str, Any]:
 
 def changed(place: int, **values: object) -> bytes:
     return msgspec.msgpack.encode(fields(BODIES[place]) | values)
+
+
+def letter(**values: object) -> bytes:
+    """The open letter, with other fields."""
+    return changed(14, letter=fields(BODIES[14])["letter"] | values)
 
 
 BROKEN: list[tuple[str, str, bytes]] = [
@@ -112,6 +156,22 @@ BROKEN: list[tuple[str, str, bytes]] = [
     ("a fraction", "blob.held", changed(11, size=1.5)),
     ("17 addresses", "node.addresses", changed(12, spots=[fields(BODIES[12])["spots"][0]] * 17)),
     ("port 0", "node.addresses", changed(12, spots=[fields(BODIES[12])["spots"][0] | {"port": 0}])),
+    ("65 boxes", "mail.sealed", changed(13, boxes=[fields(BODIES[13])["boxes"][0]] * 65)),
+    ("a long box for mail", "mail.sealed", changed(13, boxes=[{"signing_key": bytes(32), "box": bytes(161)}])),
+    ("a short salt", "mail.sealed", changed(13, salt=bytes(31))),
+    ("more than a body sealed", "mail.sealed", changed(13, sealed=bytes(240 * 1024 + 1))),
+    ("a target of no kind", "mail.open", letter(target={"kind": "role", "word": "", "node": b""})),
+    ("257 addressees", "mail.open", letter(to=[{"name": "a", "node": bytes(32)}] * 257)),
+    ("a long subject", "mail.open", letter(subject="x" * 201)),
+    ("a long text", "mail.open", letter(text="x" * (128 * 1024 + 1))),
+    ("33 attachments", "mail.open", letter(attached=[{"table": "blob", "digest": bytes(32)}] * 33)),
+    ("a long key", "mail.open", letter(key="x" * 101)),
+    ("a long answer", "mail.open", letter(reply_to=bytes(33))),
+    ("generation 0 reached", "mail.reached", changed(15, generation=0)),
+    ("number 0 reached", "mail.reached", changed(15, sequence=0)),
+    ("a long name of a thread", "mail.thread", changed(16, name="x" * 64)),
+    ("a long label", "agent.card", changed(17, label="x" * 64)),
+    ("33 capabilities", "agent.card", changed(17, capabilities=["x"] * 33)),
     ("no bytes", "roster.name", b""),
     ("a list", "roster.name", b"\x91\xa1x"),
     ("a map of four billion", "roster.name", b"\xdf\xff\xff\xff\xff"),
