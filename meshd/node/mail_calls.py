@@ -223,7 +223,7 @@ class MailCalls(Calls):
                 )
                 found.append(Attached(BLOB, Handle.parse(put.full).digest))
             else:
-                located = await content.locate(mesh, each)
+                located = await content.locate(mesh, each, content.LINK_WAIT)
                 found.append(Attached(located.table, located.digest))
         return tuple(found)
 

@@ -44,7 +44,9 @@ def shown_target(mesh: "Mesh", letter: Letter) -> str:
     """To whom a letter is, in words."""
     target: Target = letter.target
     if target.kind == "agent":
-        return ", ".join(f"{agent.name}@{mesh.name_of(agent.node)}" for agent in letter.to) or "nobody"
+        me = mesh.machine.keys.identity.node
+        names = (agent.name if agent.node == me else f"{agent.name}@{mesh.name_of(agent.node)}" for agent in letter.to)
+        return ", ".join(names) or "nobody"
     if target.kind == "machine":
         return f"machine:{mesh.name_of(NodeId(target.node))}"
     if target.kind in ("broadcast", "name"):

@@ -54,7 +54,9 @@ _HANDLE: Final = Given("handle", of(RECEIVE, "handle"), True)
 
 
 def address(agent: Mapping[str, Any]) -> str:
-    """An agent as it can be written to from anywhere."""
+    """An agent as it can be written to from here."""
+    if agent["here"]:
+        return str(agent["name"])
     machine = agent["machine"]
     return f"{agent['name']}@{machine['name'] or short(machine['node'])}"
 

@@ -53,8 +53,8 @@ def a_line(**changes: Any) -> Line:
     found: dict[str, Any] = {
         "handle": MAIL,
         "full": FULL,
-        "sender": AgentRef("ann", TOWER),
-        "to": "codex@desk",
+        "sender": AgentRef("ann", TOWER, False),
+        "to": "codex",
         "subject": "build is red",
         "preview": BODY[:20],
         "timestamp": WHEN,
@@ -74,7 +74,7 @@ class Daemon(FakeContext):
 
     def __init__(self) -> None:
         super().__init__()
-        codex = AgentRef("codex", DESK)
+        codex = AgentRef("codex", DESK, True)
         self.bound: str | None = None
         self.answers |= {
             "agent_register": self._register,
@@ -85,9 +85,9 @@ class Daemon(FakeContext):
             "receive": Message(
                 handle=MAIL,
                 full=FULL,
-                sender=AgentRef("ann", TOWER),
+                sender=AgentRef("ann", TOWER, False),
                 origin=TOWER,
-                to="codex@desk",
+                to="codex",
                 subject="build is red",
                 text=BODY,
                 timestamp=WHEN,
@@ -132,11 +132,11 @@ class Daemon(FakeContext):
     async def _register(self, *, name: str, session: Any, **_: Any) -> Registered:
         self.bound = name
         session.agent = name
-        return Registered(AgentInfo(AgentRef(name, DESK), "", (), (), "", "live", 0.0, True), True)
+        return Registered(AgentInfo(AgentRef(name, DESK, True), "", (), (), "", "live", 0.0, True), True)
 
     async def _send(self, *, to: str, subject: str, ttl: int, session: Any, **_: Any) -> Sent:
-        recipient = Recipient(AgentRef("codex", DESK), "stored", "")
-        sender = AgentRef(session.agent, DESK)
+        recipient = Recipient(AgentRef("codex", DESK, True), "stored", "")
+        sender = AgentRef(session.agent, DESK, True)
         return Sent(MAIL, FULL, to, sender, subject, "stored", (recipient,), ttl, False, "")
 
     async def _put(self, *, path: str, content_type: str, **_: Any) -> Put:

@@ -76,7 +76,7 @@ async def started(state: Path, *options: str, **environment: str) -> AsyncIterat
 
 def waited(*handles: str, cursor: str) -> Waited:
     lines = tuple(a_line(handle=each, subject=f"SECRET {BODY}") for each in handles)
-    return Waited(AgentRef("codex", DESK), len(lines), lines, cursor)
+    return Waited(AgentRef("codex", DESK, True), len(lines), lines, cursor)
 
 
 def news(handle: str) -> Any:

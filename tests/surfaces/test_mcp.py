@@ -79,7 +79,7 @@ async def test_the_ten_tools_and_wait(tmp_path: Path, mode: str) -> None:
             "submitted": False,
             "confirmed": False,
             "held": False,
-            "detail": "codex@desk stored",
+            "detail": "codex stored",
             "queued": True,
             "notified": False,
             "delivered": False,
@@ -110,7 +110,7 @@ async def test_the_ten_tools_and_wait(tmp_path: Path, mode: str) -> None:
         }
         facts = {
             "from": "ann@tower",
-            "to": "codex@desk",
+            "to": "codex",
             "subject": "build is red",
             "timestamp": WHEN,
             "created_at": WHEN,

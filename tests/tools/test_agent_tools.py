@@ -55,7 +55,7 @@ every_tool = pytest.mark.parametrize("tool", TOOLS.values(), ids=lambda each: ea
 
 NODE = "ABCDEFGH" * 6 + "ABCD"
 TOWER = MachineRef(NODE, "tower")
-ANN = AgentRef("ann", TOWER)
+ANN = AgentRef("ann", TOWER, False)
 MAIL = "h&l_messages_0123456789ab"
 FULL = f"h&l_messages_{'0123456789ab' * 5}0123"
 ORIGIN = {"machine": "tower", "node": "ABCDEFGH", "verified": True}
@@ -67,7 +67,7 @@ def line(**changes: Any) -> Line:
         "handle": MAIL,
         "full": FULL,
         "sender": ANN,
-        "to": "codex@desk",
+        "to": "codex",
         "subject": "build is red",
         "preview": "see...",
         "timestamp": WHEN,
@@ -89,7 +89,7 @@ def message(**changes: Any) -> Message:
         "full": FULL,
         "sender": ANN,
         "origin": TOWER,
-        "to": "codex@desk",
+        "to": "codex",
         "subject": "build is red",
         "text": "see the log",
         "timestamp": WHEN,
@@ -109,13 +109,13 @@ def message(**changes: Any) -> Message:
 
 
 def sent(state: Any = "stored", **changes: Any) -> Sent:
-    codex = AgentRef("codex", MachineRef(NODE, "desk"))
+    codex = AgentRef("codex", MachineRef(NODE, "desk"), True)
     recipients = (Recipient(codex, state, ""),)
     return Sent(
         **{
             "handle": MAIL,
             "full": FULL,
-            "to": "codex@desk",
+            "to": "codex",
             "sender": ANN,
             "subject": "s",
             "state": state,
@@ -208,21 +208,21 @@ def test_the_sets_are_in_one_order() -> None:
     ],
 )
 def test_send(state: Any, status: str, queued: bool, notified: bool, delivered: bool) -> None:
-    given = {"to": "codex@desk", "subject": "s", "text": "t", "ticket_id": "T-1", "tags": ["ci"], "ttl_seconds": 60}
+    given = {"to": "codex", "subject": "s", "text": "t", "ticket_id": "T-1", "tags": ["ci"], "ttl_seconds": 60}
     calls, outcome = played("tether_send", given, sent(state, note="Nobody is known."))
     assert asked(calls) == [
-        ("send", {"to": "codex@desk", "subject": "s", "text": "t", "ticket": "T-1", "tags": ["ci"], "ttl": 60})
+        ("send", {"to": "codex", "subject": "s", "text": "t", "ticket": "T-1", "tags": ["ci"], "ttl": 60})
     ]
     assert outcome.value == {
         "handle": MAIL,
-        "to": "codex@desk",
+        "to": "codex",
         "status": status,
         "mechanism": "database",
         "prompt_state": None,
         "submitted": False,
         "confirmed": state == "read",
         "held": False,
-        "detail": f"Nobody is known. codex@desk {state}",
+        "detail": f"Nobody is known. codex {state}",
         "queued": queued,
         "notified": notified,
         "delivered": delivered,
@@ -256,7 +256,9 @@ def test_no_word_of_mail_is_in_an_error(given: dict[str, Any]) -> None:
 
 
 def test_inbox() -> None:
-    found = Inbox(AgentRef("codex", TOWER), 2, (line(), line(read=True, status="read", ticket="T-1")), "next", ())
+    found = Inbox(
+        AgentRef("codex", TOWER, False), 2, (line(), line(read=True, status="read", ticket="T-1")), "next", ()
+    )
     calls, outcome = played("tether_inbox", {"include_closed": True}, found)
     assert asked(calls) == [("inbox", {"include_closed": True})]
     first = {
@@ -287,7 +289,7 @@ def test_receive_gives_facts_and_body_apart() -> None:
         "handle": MAIL,
         "message": {
             "from": "ann@tower",
-            "to": "codex@desk",
+            "to": "codex",
             "subject": "build is red",
             "timestamp": WHEN,
             "created_at": WHEN,
@@ -303,8 +305,8 @@ def test_receive_gives_facts_and_body_apart() -> None:
 
 
 def test_receive_tells_what_else_there_is() -> None:
-    codex = AgentRef("codex", MachineRef(NODE, "desk"))
-    nobody = AgentRef("", MachineRef(NODE, "attic"))
+    codex = AgentRef("codex", MachineRef(NODE, "desk"), True)
+    nobody = AgentRef("", MachineRef(NODE, "attic"), False)
     found = message(
         thread="release",
         in_reply_to=FULL,
@@ -317,7 +319,7 @@ def test_receive_tells_what_else_there_is() -> None:
     assert told["thread"] == "release" and told["in_reply_to"] == FULL and told["reason"] == "merged"
     assert told["expires_in"] == 60 and told["attachments"] == ["h&l_blob_full"]
     assert told["recipients"] == [
-        {"agent": "codex@desk", "state": "refused", "why": "too new"},
+        {"agent": "codex", "state": "refused", "why": "too new"},
         {"agent": "attic", "state": "stored"},
     ]
 
@@ -462,7 +464,7 @@ def test_a_wrong_handle_is_named_so(name: str, handle: Any) -> None:
 
 
 def test_wait() -> None:
-    found = Waited(AgentRef("codex", TOWER), 1, (line(),), "cursor")
+    found = Waited(AgentRef("codex", TOWER, False), 1, (line(),), "cursor")
     calls, outcome = played("tether_wait", {}, found)
     assert asked(calls) == [("wait", {"seconds": 50})] and calls[0].seconds == 50
     assert outcome.value["count"] == 1 and outcome.value["next"] == "cursor"
@@ -485,7 +487,7 @@ def test_threads() -> None:
     calls, outcome = played("tether_thread_inbox", {"thread": "release"}, view)
     assert asked(calls) == [("thread", {"of": "release"})] and outcome.value["thread"] == "release"
     assert [each["subject"] for each in outcome.value["messages"]] == ["new", "old"] and outcome.value["count"] == 2
-    assert outcome.value["messages"][0]["to"] == "codex@desk"
+    assert outcome.value["messages"][0]["to"] == "codex"
     outcome = played("tether_threads", {}, Threads((info,)))[1]
     assert outcome.value["count"] == 1
     assert outcome.value["threads"] == [{"handle": info.handle, "name": "release", "description": "what is left"}]
