@@ -63,7 +63,7 @@ class NobodyFoundError(TetherError):
 
 
 class ExpiredError(NobodyFoundError):
-    """It was there, and its time to live is over."""
+    """What is asked for was here, and its time to live is over: it will not come back."""
 
 
 class ConnectionLostError(TetherError):

@@ -133,7 +133,7 @@ TABLE = (
     Room(
         "meshd.surfaces",
         ("meshd.tools", "meshd.status", "meshd.notices", "meshd.client", "meshd.config"),
-        ("attrs", "click", "msgspec", "rich", "structlog", "trio"),
+        ("attrs", "click", "msgspec", "rich", "structlog", "trio", "mcp", "mcp_types", "tomlkit"),
         "a face is generated from the registry",
         {
             "meshd.drivers": "faces ask the tools",
@@ -214,6 +214,9 @@ SOLE_IMPORTERS = {
     "spake2": "meshd.protocol.pairing",
     "noise": "meshd.protocol.handshake",
     "rfc8785": "meshd.model.handle",
+    "mcp": "meshd.surfaces.mcp_server",  # of the extra, and a second to load: `tether` and the daemon never do
+    "mcp_types": "meshd.surfaces.mcp_server",
+    "tomlkit": "meshd.surfaces.client_files",
     "hypercorn": "rendezvous.http",  # loaded only where metrics are asked for
     "starlette": "rendezvous.http",
     "prometheus_client": "rendezvous.http",
@@ -349,6 +352,10 @@ def test_the_rendezvous_server_loads_neither_protocol_nor_store() -> None:
         ("rendezvous.app", "from meshd.drivers import links"),
         ("rendezvous.app", "import starlette"),
         ("meshd.node.node", "import rendezvous.board"),
+        ("meshd.tools.agent_tools", "import mcp_types"),
+        ("meshd.surfaces.cli", "from mcp.server import lowlevel"),
+        ("meshd.surfaces.channel", "import anyio"),
+        ("meshd.surfaces.mcp_install", "import tomlkit"),
         ("meshd.attic", "import os"),
     ],
 )
@@ -363,6 +370,7 @@ def test_what_breaks_the_table_is_seen(module: str, source: str) -> None:
         ("meshd.protocol.pairing", "from spake2 import SPAKE2_A\nfrom meshd.wire.codec import decode_body"),
         ("meshd.drivers.lan", "import socket, time, trio, zeroconf\nfrom . import udp\nfrom meshd import status"),
         ("tether_lite.words", "import click\nfrom meshd.protocol import passphrase"),
+        ("meshd.surfaces.mcp_server", "import mcp_types\nfrom mcp.server import lowlevel"),
     ],
 )
 def test_what_the_table_allows_passes(module: str, source: str) -> None:

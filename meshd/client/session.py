@@ -54,6 +54,11 @@ class AgentSession:
         self.binding = asked
         return answer
 
+    async def connect(self) -> None:
+        """Have a connection, bound as it was before. Raises TetherError where no daemon of this user answers: so that whoever
+        asks can tell that from what an operation refuses."""
+        await self._connect()
+
     async def call(self, operation: str, /, *, within: float | None = ANSWER_WITHIN, **arguments: Any) -> Any:
         """As `meshd.client.Client.call`, without what is told on the way."""
         async with self._turns:

@@ -49,6 +49,9 @@ TOGETHER_BYTES: Final = 4 << 20
 TOGETHER_COUNT: Final = 512
 """Records that share one commit."""
 
+FEW: Final = 2
+"""Records whose signatures are checked in the event loop, 0.1 ms each: the way to a thread and back takes longer."""
+
 SEALED: Final = type_of(SealedMail(boxes=(), salt=bytes(SALT_SIZE), sealed=b""))
 """Type and log of what a draft becomes."""
 
@@ -416,7 +419,10 @@ class Journal:
         offered = list(arrived)
         wanted = [each for each in offered if self._may_count(each.record)]
         void = {each.record.chain for each in offered if not self._may_count(each.record)}
-        checked = await self._offload(lambda: intake.check(self.mesh, wanted))
+        if len(wanted) <= FEW:
+            checked = intake.check(self.mesh, wanted)
+        else:
+            checked = await self._offload(lambda: intake.check(self.mesh, wanted))
         async with self._lock:
             # Once it is durable it must be told of, whatever becomes of who brought it.
             with trio.CancelScope(shield=True):

@@ -116,7 +116,7 @@ class Agents:
 
     def ref(self, name: str, node: NodeId) -> AgentRef:
         """An agent, for an answer."""
-        return AgentRef(name, self.machine(node))
+        return AgentRef(name, self.machine(node), node == self._me)
 
     def machine(self, node: NodeId) -> MachineRef:
         """A machine, for an answer."""

@@ -133,7 +133,7 @@ class BlobCalls(Calls):
 
     async def metadata(self, *, mesh: str | None, handle: str) -> Metadata:
         chosen = self.mesh(mesh)
-        found = await content.locate(chosen, handle)
+        found = await content.locate(chosen, handle, content.LINK_WAIT)
         now = chosen.journal.now_ms()
         known = await chosen.storage.read(lambda database: database.handles.metadata(*_pair(found), now_ms=now))
         if known is None:

@@ -8,6 +8,7 @@ from meshd.drivers import logs
 from meshd.drivers.backup import backup
 from meshd.node.blob_calls import BlobCalls
 from meshd.node.calls import Calls
+from meshd.node.delivery_calls import DeliveryCalls
 from meshd.node.handle_calls import HandleCalls
 from meshd.node.link_calls import LinkCalls
 from meshd.node.mail_calls import MailCalls
@@ -55,5 +56,7 @@ class DaemonCalls(Calls):
         return Stopping(os.getpid())
 
 
-class NodeContext(MeshCalls, LinkCalls, PathCalls, HandleCalls, BlobCalls, TransferCalls, MailCalls, DaemonCalls):
+class NodeContext(
+    MeshCalls, LinkCalls, PathCalls, HandleCalls, BlobCalls, TransferCalls, MailCalls, DeliveryCalls, DaemonCalls
+):
     """All that may be asked of a node: `Context` of meshd/tools/context.py."""

@@ -73,7 +73,7 @@ class HandleCalls(Calls):
         chosen = self.mesh(mesh)
         if len(handles) > CHILDREN_LIMIT:
             raise UsageError(f"A tree has at most {CHILDREN_LIMIT:,} children.", "Make a tree of trees.")
-        found = [await content.locate(chosen, each) for each in handles]
+        found = [await content.locate(chosen, each, content.LINK_WAIT) for each in handles]
         children = tuple(Child(table=each.table, digest=each.digest) for each in found)
         digest = tree_digest(Handle.of(each.table, each.digest) for each in children)
         body = Tree(children=children, tags=check_tags(tags))
@@ -138,7 +138,7 @@ class HandleCalls(Calls):
 
     async def tag(self, *, mesh: str | None, handle: str, add: tuple[str, ...], remove: tuple[str, ...]) -> Tagged:
         chosen = self.mesh(mesh)
-        found = await content.locate(chosen, handle)
+        found = await content.locate(chosen, handle, content.LINK_WAIT)
         both = set(check_tags(add)) & set(check_tags(remove))
         if both:
             raise UsageError(f"{', '.join(sorted(both))} cannot be put on and taken off at once.")

@@ -190,18 +190,19 @@ class MailCalls(Calls):
             reply_to=answered,
             key=key,
         )
-        record = await mesh.mailroom.send(letter, meant.machines, ttl)
-        mailed = await mesh.storage.read(lambda database: database.mail.letter(record.hash))
-        if mailed is None:
-            raise ExpiredError("The message's time to live was over before anybody could read it.")
-        return mail_shown.sent(mesh, mailed, await self._settled(mesh, mailed, wait), note=meant.note)
+        posted = await mesh.mailroom.send(letter, meant.machines, ttl)
+        progress = posted.progress
+        if wait and _may_come_further(mesh, progress):
+            mailed = await mesh.storage.read(lambda database: database.mail.letter(posted.hash))
+            progress = progress if mailed is None else await self._settled(mesh, mailed, wait)
+        return mail_shown.sent(mesh, posted, progress, note=meant.note)
 
     async def _settled(self, mesh: Mesh, mailed: Mailed, wait: float) -> list[Progress]:
         """How far it has come; up to `wait`, once it is with those whose machines are linked."""
         with trio.move_on_after(wait):
             while True:
                 changed, progress = mesh.mailroom.changed, await mesh.mailroom.progress(mailed)
-                if not any(each.state == "stored" and each.node in mesh.links.current for each in progress):
+                if not _may_come_further(mesh, progress):
                     return progress
                 await changed.wait()
         return await mesh.mailroom.progress(mailed)
@@ -230,7 +231,7 @@ class MailCalls(Calls):
                 )
                 found.append(Attached(BLOB, Handle.parse(put.full).digest))
             else:
-                located = await content.locate(mesh, each)
+                located = await content.locate(mesh, each, content.LINK_WAIT)
                 found.append(Attached(located.table, located.digest))
         return tuple(found)
 
@@ -283,12 +284,12 @@ class MailCalls(Calls):
     ) -> Inbox:
         chosen, reader, name = await self._reader(mesh, agent, session)
         most, start = min(limit, PAGE_LIMIT), _place(after)
-        found = await chosen.storage.read(
-            lambda database: database.mail.inbox(
-                reader, unread=unread, closed=include_closed, tag=tag, after=start, limit=most
+        found, count = await chosen.storage.read(
+            lambda database: (
+                database.mail.inbox(reader, unread=unread, closed=include_closed, tag=tag, after=start, limit=most),
+                database.mail.count_unread(reader),
             )
         )
-        count = await chosen.storage.read(lambda database: database.mail.count_unread(reader))
         lines = mail_shown.fitting(mail_shown.line(chosen, each) for each in found)
         following = None
         if len(lines) == most or len(lines) < len(found):
@@ -307,16 +308,17 @@ class MailCalls(Calls):
     ) -> Message:
         chosen, reader, name = await self._reader(mesh, agent, session)
         mailed = await self._letter(chosen, handle)
-        is_reader = await chosen.storage.read(lambda database: database.mail.is_for(mailed.record, reader))
+        is_reader, is_read = await chosen.storage.read(
+            lambda database: (
+                database.mail.is_for(mailed.record, reader),
+                database.mail.is_read(mailed.record, reader),
+            )
+        )
         _require(
             is_reader or _wrote(mailed, reader),
             f"{mail_shown.handle_of(mailed.hash).short} is neither to {name} nor from it.",
         )
-        if (
-            is_reader
-            and not peek
-            and not await chosen.storage.read(lambda database: database.mail.is_read(mailed.record, reader))
-        ):
+        if is_reader and not is_read and not peek:
             await chosen.mailroom.say("read", [mailed], name)
         return await self._message(chosen, mailed, reader)
 
@@ -358,22 +360,18 @@ class MailCalls(Calls):
             while True:
                 changed = chosen.mailroom.changed
                 reader = await chosen.agents.reader(name)  # it may have got a tag meanwhile
-                found = await chosen.storage.read(partial(_unread, reader, start))
+                found, count = await chosen.storage.read(partial(_unread, reader, start))
                 if found:
-                    return await self._waited(chosen, reader, name, found)
+                    lines = mail_shown.fitting(mail_shown.line(chosen, each) for each in found)
+                    chosen.mailroom.show(name, [each.mailed.hash for each in found[: len(lines)]])
+                    return Waited(
+                        agent=chosen.agents.ref(name, reader.node),
+                        unread=count,
+                        messages=lines,
+                        next=str(found[len(lines) - 1].mailed.arrival),
+                    )
                 await changed.wait()
         raise TimedOutError(f"No mail for {name} came within {seconds:g} s.")
-
-    async def _waited(self, mesh: Mesh, reader: Reader, name: str, found: list[Listed]) -> Waited:
-        lines = mail_shown.fitting(mail_shown.line(mesh, each) for each in found)
-        mesh.mailroom.show(name, [each.mailed.hash for each in found[: len(lines)]])
-        count = await mesh.storage.read(lambda database: database.mail.count_unread(reader))
-        return Waited(
-            agent=mesh.agents.ref(name, reader.node),
-            unread=count,
-            messages=lines,
-            next=str(found[len(lines) - 1].mailed.arrival),
-        )
 
     async def ask(
         self,
@@ -560,6 +558,11 @@ def _wrote(mailed: Mailed, reader: Reader) -> bool:
     return (mailed.node, mailed.letter.sender.lower()) == (reader.node, reader.name)
 
 
+def _may_come_further(mesh: Mesh, progress: list[Progress]) -> bool:
+    """Whether it is on its way to a machine that is linked."""
+    return any(each.state == "stored" and each.node in mesh.links.current for each in progress)
+
+
 def _number(after: str | None) -> int | None:
     if after is None:
         return None
@@ -587,8 +590,10 @@ def _by_key(node: NodeId, sender: str, key: str, database: Database) -> Mailed |
     return None if digest is None else database.mail.letter(digest)
 
 
-def _unread(reader: Reader, after: int, database: Database) -> list[Listed]:
-    return database.mail.unread(reader, after=after, limit=PAGE_LIMIT)
+def _unread(reader: Reader, after: int, database: Database) -> tuple[list[Listed], int]:
+    """A page of what came after this row, and how many there are in all; where nothing came, nobody counts."""
+    found = database.mail.unread(reader, after=after, limit=PAGE_LIMIT)
+    return found, database.mail.count_unread(reader) if found else 0
 
 
 def _one(mailed: Mailed, reader: Reader, database: Database) -> tuple[Listed, str]:

@@ -10,7 +10,7 @@ from meshd.model import clock
 from meshd.model.handle import MESSAGES, Handle
 from meshd.model.identity import NodeId
 from meshd.model.message import Letter, Target
-from meshd.node.mailroom import Progress
+from meshd.node.mailroom import Posted, Progress
 from meshd.store.mail import Listed, Mailed
 from meshd.tools.context import Attachment, Freshness, Line, Message, Recipient, Sent, State
 from meshd.wire.codec import encode_body
@@ -54,8 +54,13 @@ def shown_target(mesh: "Mesh", letter: Letter) -> str:
     """To whom a letter is, in words."""
     target: Target = letter.target
     if target.kind == "agent":
-        shown = ", ".join(f"{agent.name}@{mesh.name_of(agent.node)}" for agent in letter.to[:SHOWN])
-        return (shown or "nobody") + (f" and {len(letter.to) - SHOWN:,} more" if len(letter.to) > SHOWN else "")
+        me = mesh.machine.keys.identity.node
+        names = [
+            agent.name if agent.node == me else f"{agent.name}@{mesh.name_of(agent.node)}"
+            for agent in letter.to[:SHOWN]
+        ]
+        more = f" and {len(letter.to) - SHOWN:,} more" if len(letter.to) > SHOWN else ""
+        return (", ".join(names) or "nobody") + more
     if target.kind == "machine":
         return f"machine:{mesh.name_of(NodeId(target.node))}"
     if target.kind in ("broadcast", "name"):
@@ -146,7 +151,9 @@ def recipients(mesh: "Mesh", progress: list[Progress]) -> tuple[Recipient, ...]:
     )
 
 
-def sent(mesh: "Mesh", mailed: Mailed, progress: list[Progress], *, again: bool = False, note: str = "") -> Sent:
+def sent(
+    mesh: "Mesh", mailed: Mailed | Posted, progress: list[Progress], *, again: bool = False, note: str = ""
+) -> Sent:
     """A letter, to who sent it."""
     letter, name = mailed.letter, handle_of(mailed.hash)
     return Sent(

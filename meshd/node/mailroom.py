@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -54,6 +54,18 @@ class Unread:
 
 
 @attrs.frozen
+class Posted:
+    """A letter that this machine has just written."""
+
+    hash: bytes
+    node: NodeId
+    letter: Letter
+    ttl: int
+    progress: "list[Progress]"
+    """How far it is: on this disk."""
+
+
+@attrs.frozen
 class Progress:
     """How far a letter has come for one agent, or, with no name, for a machine."""
 
@@ -80,15 +92,19 @@ class Mailroom:
 
     # Writing
 
-    async def send(self, letter: Letter, machines: Iterable[Member], ttl: int) -> Record:
+    async def send(self, letter: Letter, machines: Iterable[Member], ttl: int) -> Posted:
         """Write a letter, sealed for these machines; open, where its target is everybody. Raises as the journal does."""
         body: Draft | OpenMail
+        parties: Iterable[NodeId]
         if letter.target.kind == "broadcast":
-            body = OpenMail(letter=letter)
+            body, parties = OpenMail(letter=letter), (member.node for member in self._mesh.roster.active())
         else:
             body = self._draft(letter, {member.node for member in machines})
+            parties = (each.node for each in body.recipients)
         (record,) = await self._mesh.journal.append(body, ttl=ttl)
-        return record
+        # Nobody has said a word of it yet: the store need not be asked.
+        progress = _progress(letter, sorted({self._me, *parties}), (), self._me, lambda node: False)
+        return Posted(record.hash, self._me, letter, ttl, progress)
 
     async def say(
         self,
@@ -101,25 +117,37 @@ class Mailroom:
         ticket: str = "",
     ) -> None:
         """Write what became of letters, sealed for the machines that are party to them. With `ticket`, of all its letters."""
-        parties = await self._mesh.storage.read(partial(_parties, [each.record for each in about]))
+        parties = await self._mesh.storage.read(partial(_parties, about))
+        make = partial(Words, agent=agent, state=state, status=status, reason=reason)
+        if ticket:
+            everybody = frozenset[NodeId]().union(*parties.values())
+            await self._mesh.journal.append(self._draft(make(letters=(), ticket=ticket), everybody))
+        else:
+            await self._write(self._words(make, about, parties))
+
+    def _words(
+        self, make: Callable[..., Words], about: Sequence[Mailed], parties: Mapping[int, frozenset[NodeId]]
+    ) -> "Iterator[tuple[Draft, int]]":
+        """Words about letters, sealed for those who are party to them, each with its time to live."""
         now = self._mesh.journal.now_ms()
         together: defaultdict[frozenset[NodeId], list[Mailed]] = defaultdict(list)
         for each in about:
-            # An open letter has no parties of its own: its author is told.
-            together[frozenset(parties[each.record] or [each.node])].append(each)
-        make = partial(Words, agent=agent, state=state, status=status, reason=reason)
-        if ticket:
-            everybody = frozenset[NodeId]().union(*together)
-            await self._mesh.journal.append(self._draft(make(letters=(), ticket=ticket), everybody))
-            return
+            together[parties[each.record]].append(each)
         for nodes, letters in together.items():
             for start in range(0, len(letters), LETTERS_LIMIT):
                 page = letters[start : start + LETTERS_LIMIT]
                 # What is said of a letter is worth as long as it.
                 left = [each.ttl - (now - each.born_ms) // 1000 for each in page]
                 ttl = max(1, *left) if all(each.ttl for each in page) else 0
-                words = make(letters=tuple(each.hash for each in page), ticket="")
-                await self._mesh.journal.append(self._draft(words, nodes), ttl=ttl)
+                yield self._draft(make(letters=tuple(each.hash for each in page), ticket=""), nodes), ttl
+
+    async def _write(self, said: "Iterable[tuple[Draft | Reached, int]]") -> None:
+        """Write these, those of one time to live in one commit."""
+        by_ttl: defaultdict[int, list[Draft | Reached]] = defaultdict(list)
+        for body, ttl in said:
+            by_ttl[ttl].append(body)
+        for ttl, bodies in by_ttl.items():
+            await self._mesh.journal.append(*bodies, ttl=ttl)
 
     def _draft(self, said: Letter | Words, nodes: Iterable[NodeId]) -> Draft:
         members = [self._mesh.roster.by_node(node) for node in sorted(nodes) if node != self._me]
@@ -130,7 +158,7 @@ class Mailroom:
 
     async def progress(self, mailed: Mailed) -> list[Progress]:
         """How far a letter of this machine has come, for each agent that it is for; for machines where none is known."""
-        return await self._mesh.storage.read(partial(_progress, mailed, self._me, self._present(mailed)))
+        return await self._mesh.storage.read(partial(_look_up_progress, mailed, self._me, self._present(mailed)))
 
     def _present(self, mailed: Mailed) -> frozenset[NodeId]:
         active = frozenset(member.node for member in self._mesh.roster.active())
@@ -155,9 +183,8 @@ class Mailroom:
     async def note_notified(self, agent: str, letters: Sequence[bytes]) -> None:
         """Say that an agent's program was told of these. Raises as the journal does."""
         reader = await self._mesh.agents.reader(agent)
-        about = await self._mesh.storage.read(partial(_not_notified, reader, letters))
-        if about:
-            await self.say("notified", about, agent)
+        about, parties = await self._mesh.storage.read(partial(_not_notified, reader, letters))
+        await self._write(self._notices(agent, about, parties))
 
     def show(self, agent: str, letters: Iterable[bytes]) -> None:
         """As `note_notified`, soon, and for all that come together."""
@@ -191,9 +218,7 @@ class Mailroom:
             again = math.inf
             try:
                 if self._mesh.is_in:
-                    await self._acknowledge()
-                    await self._refuse_unreadable()
-                    await self._note_shown()
+                    await self._report()
             except (RefusedError, StoreError) as error:
                 if self._mesh.is_in:
                     self._mesh.machine.notify(Trouble(error.what, error.advice, "error"))
@@ -202,17 +227,34 @@ class Mailroom:
                 await self._say.wait()
             await trio.sleep(TOLD_PAUSE)
 
-    async def _acknowledge(self) -> None:
-        """Tell authors up to where their mail for us is here."""
-        chains = await self._mesh.storage.read(lambda database: database.mail.unacknowledged(self._me))
-        if chains:
-            reached = [
-                Reached(signing_key=chain.author, generation=chain.generation, sequence=number)
-                for chain, number in chains
-                if chain.log is Log.DATA
-            ]
-            await self._mesh.journal.append(*reached)
-            self._mesh.machine.notify(MailArrived(self._mesh.hex, len(chains)))
+    async def _report(self) -> None:
+        """Tell authors up to where their mail for us is here, and what of it was shown: in one look and one commit."""
+        shown, self._shown = self._shown, {}
+        readers = {agent: await self._mesh.agents.reader(agent) for agent in shown}
+        chains, unreadable, noted = await self._mesh.storage.read(
+            lambda database: (
+                database.mail.unacknowledged(self._me),
+                database.mail.unreadable(1),
+                {agent: _not_notified(readers[agent], tuple(letters), database) for agent, letters in shown.items()},
+            )
+        )
+        reached = [
+            Reached(signing_key=chain.author, generation=chain.generation, sequence=number)
+            for chain, number in chains
+            if chain.log is Log.DATA
+        ]
+        words = [each for agent, (about, parties) in noted.items() for each in self._notices(agent, about, parties)]
+        await self._write([*((body, 0) for body in reached), *words])
+        if reached:
+            self._mesh.machine.notify(MailArrived(self._mesh.hex, len(reached)))
+        if unreadable:
+            await self._refuse_unreadable()
+
+    def _notices(
+        self, agent: str, about: Sequence[Mailed], parties: Mapping[int, frozenset[NodeId]]
+    ) -> "Iterator[tuple[Draft, int]]":
+        make = partial(Words, agent=agent, state="notified", status="", reason="")
+        return self._words(make, about, parties)
 
     async def _refuse_unreadable(self) -> None:
         """Answer as many in one record as fit, so that who makes them by the thousand does not make us write as many."""
@@ -239,14 +281,10 @@ class Mailroom:
             )
         await self._mesh.storage.write(partial(_forget_unreadable, letters))
 
-    async def _note_shown(self) -> None:
-        while self._shown:
-            agent, letters = self._shown.popitem()
-            await self.note_notified(agent, list(letters))
 
-
-def _parties(records: Sequence[int], database: Database) -> dict[int, list[NodeId]]:
-    return {record: database.mail.parties(record) for record in records}
+def _parties(about: Iterable[Mailed], database: Database) -> dict[int, frozenset[NodeId]]:
+    """Machines that are party to letters. An open letter has none of its own: its author is told."""
+    return {each.record: frozenset(database.mail.parties(each.record) or [each.node]) for each in about}
 
 
 def _forget_unreadable(digests: Sequence[bytes], database: Database) -> None:
@@ -254,11 +292,24 @@ def _forget_unreadable(digests: Sequence[bytes], database: Database) -> None:
         database.mail.forget_unreadable(digest)
 
 
-def _progress(mailed: Mailed, me: NodeId, everybody: frozenset[NodeId], database: Database) -> list[Progress]:
-    words = database.mail.words(mailed.record)
-    there = database.mail.reached(mailed.chain.author, mailed.chain.generation)
+def _look_up_progress(mailed: Mailed, me: NodeId, everybody: frozenset[NodeId], database: Database) -> list[Progress]:
     parties = database.mail.parties(mailed.record) or sorted(everybody | {me})
-    agents = {agent.key: agent.name for agent in mailed.letter.to}
+    author, generation = mailed.chain.author, mailed.chain.generation
+
+    def is_there(node: NodeId) -> bool:
+        return database.mail.reached(author, generation, node) >= mailed.sequence
+
+    return _progress(mailed.letter, parties, database.mail.words(mailed.record), me, is_there)
+
+
+def _progress(
+    letter: Letter,
+    parties: Sequence[NodeId],
+    words: Sequence[Standing],
+    me: NodeId,
+    is_there: Callable[[NodeId], bool],
+) -> list[Progress]:
+    agents = {agent.key: agent.name for agent in letter.to}
     for each in words:
         if each.agent and each.state in ("notified", "read") and (each.agent, each.node) not in agents:
             # A machine may name agents without end. All that it says is of its own.
@@ -267,15 +318,15 @@ def _progress(mailed: Mailed, me: NodeId, everybody: frozenset[NodeId], database
                 agents[each.agent, each.node] = each.agent
     found = []
     for (key, node), name in agents.items():
-        found.append(Progress(name, NodeId(node), *_state(words, key, NodeId(node), me, mailed, there)))
+        found.append(Progress(name, NodeId(node), *_state(words, key, NodeId(node), me, is_there)))
     if not found:
-        others = [node for node in parties if node != me or mailed.letter.target.node == me]
-        found = [Progress("", node, *_state(words, "", node, me, mailed, there)) for node in others]
+        others = [node for node in parties if node != me or letter.target.node == me]
+        found = [Progress("", node, *_state(words, "", node, me, is_there)) for node in others]
     return found
 
 
 def _state(
-    words: Sequence[Standing], agent: str, node: NodeId, me: NodeId, mailed: Mailed, there: dict[NodeId, int]
+    words: Sequence[Standing], agent: str, node: NodeId, me: NodeId, is_there: Callable[[NodeId], bool]
 ) -> tuple[str, str]:
     """How far it has come for one agent, and why not further."""
     said = {each.state: each for each in words if each.node == node and each.agent in ("", agent)}
@@ -285,7 +336,7 @@ def _state(
         if state in said and agent:
             return state, ""
     # What is for this machine is where its reader is, once it is stored.
-    return ("replicated" if node == me or there.get(node, 0) >= mailed.sequence else "stored"), ""
+    return ("replicated" if node == me or is_there(node) else "stored"), ""
 
 
 def _to_tell(reader: Reader, database: Database) -> list[Mailed]:
@@ -297,7 +348,10 @@ def _is_read_by_name(mailed: Mailed, name: str, database: Database) -> bool:
     return any(each.state == "read" and each.agent == name for each in database.mail.words(mailed.record))
 
 
-def _not_notified(reader: Reader, letters: Sequence[bytes], database: Database) -> list[Mailed]:
+def _not_notified(
+    reader: Reader, letters: Sequence[bytes], database: Database
+) -> tuple[list[Mailed], dict[int, frozenset[NodeId]]]:
+    """Those of these letters that were not yet called notified by this reader, and who is party to each."""
     found = []
     for digest in letters:
         mailed = database.mail.letter(digest)
@@ -309,4 +363,4 @@ def _not_notified(reader: Reader, letters: Sequence[bytes], database: Database) 
             }
             if not said & {"notified", "read"}:
                 found.append(mailed)
-    return found
+    return found, _parties(found, database)

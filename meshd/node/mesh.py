@@ -37,6 +37,7 @@ from meshd.node.keeping import Keeping
 from meshd.node.machine import Machine
 from meshd.node.mailroom import Mailroom
 from meshd.node.membership import MeshMembership
+from meshd.node.waking import Waking
 from meshd.notices import Damaged, RosterChanged, Trouble
 from meshd.store.peers import BlockedNode
 from meshd.wire.bodies import type_of
@@ -103,6 +104,7 @@ class Mesh:
         self.keeping = Keeping(self)
         self.agents = Agents(self)
         self.mailroom = Mailroom(self)
+        self.waking = Waking(self.mailroom, storage, machine.clocks)
         self.roster_changed = trio.Event()
         """Set, and replaced, at each change."""
         self.on_secrets: list[Callable[[], None]] = []
@@ -174,6 +176,7 @@ class Mesh:
             nursery.start_soon(self.keeping.run)
             nursery.start_soon(self.agents.run)
             nursery.start_soon(self.mailroom.run)
+            nursery.start_soon(self.waking.run)
             nursery.start_soon(self.links.run)
             nursery.start_soon(self._measure)
             nursery.start_soon(self._follow_addresses)

@@ -114,6 +114,8 @@ def _configure(connection: apsw.Connection, path: Path, *, read_only: bool) -> N
         ("cache_size", -CACHE_KIB),
     ):
         connection.pragma(name, value)
+    # Else a statement whose plan might depend on a value is compiled anew for each value: that takes longer than running it.
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
     if read_only:
         return
     found, application = connection.pragma("user_version"), connection.pragma("application_id")

@@ -16,6 +16,7 @@ import attrs
 from meshd.errors import StoreError
 from meshd.store.blobs import Blobs
 from meshd.store.connection import explained, make_private, open_connection
+from meshd.store.deliveries import Deliveries
 from meshd.store.mail import Mail
 from meshd.store.meta import Meta
 from meshd.store.peers import Peers
@@ -45,6 +46,7 @@ class Database:
         self.blobs = Blobs(self._connection)
         self.mail = Mail(self._connection)
         self.peers = Peers(self._connection)
+        self.deliveries = Deliveries(self._connection)
         self.meta = Meta(self._connection)
 
     def commit(self, jobs: "Sequence[Callable[[Database], T]]") -> list[Done[T]]:

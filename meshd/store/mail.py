@@ -17,6 +17,9 @@ from meshd.model.record import Header, Log, LogId, Record
 from meshd.store.folding import clock_of, rank
 from meshd.wire.codec import decode_body, encode_body
 
+COUNTED: Final = 1_000
+"""Unread letters that are counted: who has more is told this number, and each wait would count them all."""
+
 
 def agent_key(name: str, node: bytes) -> str:
     """An agent among the targets of a letter."""
@@ -93,6 +96,19 @@ _LETTER: Final = (
     " FROM live_letter l JOIN record r ON r.id = l.record JOIN arrived n ON n.record = l.record"
 )
 
+# Of a letter `l`, and a word `w` of a chain `k`. What `live_word` says, asked so that each letter costs a look into an index.
+_WORD: Final = "word w JOIN chain k ON k.id = w.chain AND w.sequence <= k.upto"
+_PARTY: Final = "(l.is_open OR EXISTS (SELECT 1 FROM party p WHERE p.record = l.record AND p.node = w.node))"
+_READ: Final = (
+    f"EXISTS (SELECT 1 FROM {_WORD} WHERE w.letter = l.hash AND w.letter <> x'' AND w.state = 'read'"
+    f" AND w.agent = ? AND w.node = ? AND {_PARTY})"
+)
+_CLOSED: Final = (
+    f"(EXISTS (SELECT 1 FROM {_WORD} WHERE w.letter = l.hash AND w.letter <> x'' AND w.state = 'closed' AND {_PARTY})"
+    f" OR (l.ticket <> '' AND EXISTS (SELECT 1 FROM {_WORD} WHERE w.ticket = l.ticket AND w.ticket <> ''"
+    f" AND w.state = 'closed' AND {_PARTY})))"
+)
+
 
 class Mail:
     """Letters, words about them, agents and threads of one mesh."""
@@ -147,10 +163,11 @@ class Mail:
         if not self._connection.changes():
             return
         self._connection.execute("INSERT INTO arrived (record) VALUES (?)", (place[0],))
+        arrival = self._connection.last_insert_rowid()
         for agent in letter.to:
-            self._insert("addressed", place[0], agent_key(*agent.key))
+            self._insert("addressed", place[0], agent_key(*agent.key), arrival, 0)
         if letter.target.kind != "agent":
-            self._insert("addressed", place[0], letter.target.key)
+            self._insert("addressed", place[0], letter.target.key, arrival, 0)
         self._connection.execute(
             "INSERT INTO letter_text (rowid, subject, text) VALUES (?, ?, ?)", (place[0], letter.subject, letter.text)
         )
@@ -164,6 +181,20 @@ class Mail:
                 *("word", place[0], at, *place[1:], rank(record), record.header.node, words.agent.lower()),
                 *(letter, ticket, words.state, words.status, words.reason),
             )
+            self._settle(place, record.header.node, words, letter, ticket)
+
+    def _settle(self, place: tuple[int, int, int], node: NodeId, words: Words, letter: bytes, ticket: str) -> None:
+        """Note that what a word is about is unread no more, if the word counts and the letter is here already."""
+        if words.state not in ("read", "closed"):
+            return
+        which, about = ("l.hash = ?", letter) if letter else ("l.ticket = ? AND l.ticket <> ''", ticket)
+        only = " AND target = ?" if words.state == "read" else ""
+        self._connection.execute(
+            f"UPDATE addressed SET settled = 1 WHERE record IN (SELECT l.record FROM letter l WHERE {which}"
+            " AND (l.is_open OR EXISTS (SELECT 1 FROM party p WHERE p.record = l.record AND p.node = ?)))"
+            f" AND EXISTS (SELECT 1 FROM chain WHERE id = ? AND upto >= ?) AND settled = 0{only}",
+            (about, node, place[1], place[2], *([agent_key(words.agent, node)] if only else [])),
+        )
 
     def parties(self, record: int) -> list[NodeId]:
         """Machines that hold a sealed letter; none for an open one."""
@@ -214,38 +245,43 @@ class Mail:
         limit: int,
     ) -> list[Listed]:
         """A reader's letters: unread first, then newest first. A page goes on after (read, rank) of its last row."""
-        statement, values = self._listed(reader)
+        seen = (reader.name, reader.node)
+        statement, values = self._of(reader, unsettled=unread)
         where = [
             *(["NOT seen"] if unread else []),
-            *(["closed IS NULL"] if not closed else []),
             *(["(seen > ? OR (seen = ? AND rank < ?))"] if after else []),
         ]
+        # What is large is left where it is until it is known which rows are wanted.
         rows = self._rows(
-            f"SELECT * FROM ({statement}) WHERE {' AND '.join(where) or '1'} ORDER BY seen, rank DESC",
-            *(*values, *((after[0], after[0], after[1]) if after else ())),
+            f"SELECT * FROM (SELECT l.record AS record, l.rank AS rank, {_READ} AS seen {statement}"
+            f"{'' if closed else f' AND NOT {_CLOSED}'}) WHERE {' AND '.join(where) or '1'} ORDER BY seen, rank DESC",
+            *(*seen, *values, *((after[0], after[0], after[1]) if after else ())),
         )
         found: list[Listed] = []
-        for row in rows:
-            listed = _listed(row)
-            if tag is None or tag in listed.mailed.letter.tags:
-                found.append(listed)
+        for record, _, is_seen in rows:
+            mailed = self._by_row(record)
+            if tag is None or tag in mailed.letter.tags:
+                found.append(Listed(mailed, bool(is_seen), (self.closed(record) or ("",))[0] if closed else ""))
                 if len(found) == limit:
                     break
         return found
 
     def unread(self, reader: Reader, *, after: int = 0, limit: int) -> list[Listed]:
         """Letters that are not read and not closed, of arrivals after this number, oldest arrival first."""
-        statement, values = self._listed(reader)
+        statement, values = self._of(reader, unsettled=True, after=after)
         rows = self._rows(
-            f"SELECT * FROM ({statement} AND n.number > ?) WHERE NOT seen AND closed IS NULL ORDER BY arrival LIMIT ?",
-            *(*values, after, limit),
+            f"SELECT l.record, n.number {statement} AND NOT {_READ} AND NOT {_CLOSED} ORDER BY n.number LIMIT ?",
+            *(*values, reader.name, reader.node, limit),
         )
-        return [_listed(row) for row in rows]
+        return [Listed(self._by_row(row[0]), False, "") for row in list(rows)]
 
     def count_unread(self, reader: Reader) -> int:
-        """How many there are."""
-        statement, values = self._listed(reader)
-        row = self._row(f"SELECT count(*) FROM ({statement}) WHERE NOT seen AND closed IS NULL", *values)
+        """How many there are, up to COUNTED."""
+        statement, values = self._of(reader, unsettled=True)
+        row = self._row(
+            f"SELECT count(*) FROM (SELECT 1 {statement} AND NOT {_READ} AND NOT {_CLOSED} LIMIT ?)",
+            *(*values, reader.name, reader.node, COUNTED),
+        )
         assert row is not None
         return int(row[0])
 
@@ -272,7 +308,7 @@ class Mail:
     def by_key(self, node: NodeId, sender: str, key: str) -> bytes | None:
         """The letter that an agent sent with this key."""
         row = self._row(
-            "SELECT hash FROM live_letter WHERE node = ? AND sender = ? AND key = ? ORDER BY rank LIMIT 1",
+            "SELECT hash FROM live_letter WHERE node = ? AND sender = ? AND key = ? AND key <> '' ORDER BY rank LIMIT 1",
             *(node, sender.lower(), key),
         )
         return None if row is None else bytes(row[0])
@@ -340,23 +376,27 @@ class Mail:
 
     # How far
 
-    def reached(self, author: bytes, generation: int) -> dict[NodeId, int]:
-        """By machine, up to which number an author's mail for it is there."""
-        rows = self._rows(
-            "SELECT node, max(number) FROM live_reached WHERE author = ? AND generation = ? GROUP BY node",
-            *(author, generation),
+    def reached(self, author: bytes, generation: int, node: NodeId) -> int:
+        """Up to which number an author's mail for this machine is there."""
+        row = self._row(
+            "SELECT number FROM live_reached WHERE author = ? AND generation = ? AND node = ?"
+            " ORDER BY number DESC LIMIT 1",
+            *(author, generation, node),
         )
-        return {NodeId(row[0]): row[1] for row in rows}
+        return 0 if row is None else int(row[0])
 
     def unacknowledged(self, node: NodeId) -> list[tuple[LogId, int]]:
         """Chains with letters of others here that this machine has not said to have, and their last number."""
         rows = self._rows(
-            "SELECT k.author, k.log, k.generation, max(l.sequence) FROM live_letter l JOIN chain k ON k.id = l.chain"
-            " WHERE l.node <> ?1 AND l.sequence > ifnull((SELECT max(d.number) FROM live_reached d WHERE d.node = ?1"
-            " AND d.author = k.author AND d.generation = k.generation), 0) GROUP BY k.id",
-            node,
+            "SELECT k.author, k.log, k.generation, (SELECT max(l.sequence) FROM letter l WHERE l.chain = k.id"
+            " AND l.sequence <= k.upto) FROM chain k"
         )
-        return [(LogId(row[0], Log(row[1]), row[2]), row[3]) for row in rows]
+        found = [(LogId(row[0], Log(row[1]), row[2]), row[3]) for row in rows if row[3] is not None]
+        return [
+            (chain, last)
+            for chain, last in found
+            if node_id(chain.author) != node and last > self.reached(chain.author, chain.generation, node)
+        ]
 
     # Agents and threads
 
@@ -373,9 +413,16 @@ class Mail:
 
     def mailboxes(self, node: NodeId) -> list[str]:
         """Names on this machine that mail was addressed to, with a card or without, in lower case."""
-        like = f"agent:%@{node.hex()}"
-        rows = self._rows("SELECT DISTINCT target FROM addressed WHERE target LIKE ? LIMIT 1024", like)
-        return [row[0].removeprefix("agent:").partition("@")[0] for row in rows]
+        first, last = "agent:", f"@{node.hex()}"
+        # From each target to the next one, over all letters that are for the same.
+        rows = self._rows(
+            "WITH RECURSIVE each (target) AS (SELECT min(target) FROM addressed WHERE target >= ? UNION ALL"
+            " SELECT (SELECT min(a.target) FROM addressed a WHERE a.target > each.target) FROM each"
+            " WHERE each.target IS NOT NULL LIMIT 4096) SELECT target FROM each",
+            first,
+        )
+        found = [row[0] for row in rows if row[0] and row[0].startswith(first) and row[0].endswith(last)]
+        return [target.removeprefix(first).removesuffix(last) for target in found[:1024]]
 
     def topics(self, node: NodeId) -> list[tuple[str, str, bytes, int]]:
         """Threads: name, description, hash of the record that says so last (empty: none does), letters here. Those in
@@ -409,24 +456,25 @@ class Mail:
             ),
         }
 
-    def _listed(self, reader: Reader) -> tuple[str, tuple[Any, ...]]:
-        """The reader's letters with what is said of them: a statement and its values."""
+    def _of(self, reader: Reader, *, unsettled: bool = False, after: int = 0) -> tuple[str, tuple[Any, ...]]:
+        """The reader's letters `l` of arrivals after a number: the end of a statement, and its values. `unsettled` leaves out
+        what is known to be read or closed."""
         marks = ", ".join("?" * len(reader.targets))
         statement = (
-            "SELECT l.record AS record, l.hash, l.node, l.rank AS rank, l.content, r.born_ms, r.header,"
-            " n.number AS arrival,"
-            " EXISTS (SELECT 1 FROM live_word w WHERE w.about = l.record AND w.state = 'read' AND w.agent = ?"
-            " AND w.node = ?) AS seen,"
-            " (SELECT w.status FROM (SELECT status, max(rank) FROM live_word WHERE about = l.record"
-            " AND state = 'closed') w) AS closed"
-            " FROM live_letter l JOIN record r ON r.id = l.record JOIN arrived n ON n.record = l.record"
-            f" WHERE l.record IN (SELECT record FROM addressed WHERE target IN ({marks}))"
+            "FROM live_letter l JOIN arrived n ON n.record = l.record"
+            f" WHERE l.record IN (SELECT record FROM addressed WHERE target IN ({marks}) AND arrival > ?"
+            f"{' AND settled = 0' if unsettled else ''})"
             # Nobody is told of their own letter, unless they wrote to themselves by name.
             " AND (l.node <> ? OR l.sender <> ? OR EXISTS"
             " (SELECT 1 FROM addressed a WHERE a.record = l.record AND a.target = ?))"
         )
         own = agent_key(reader.name, reader.node)
-        return statement, (reader.name, reader.node, *reader.targets, reader.node, reader.name, own)
+        return statement, (*reader.targets, after, reader.node, reader.name, own)
+
+    def _by_row(self, record: int) -> Mailed:
+        row = self._row(f"SELECT {_LETTER} WHERE l.record = ?", record)
+        assert row is not None  # it was found in the same look
+        return _mailed(row)
 
     def _insert(self, table: str, *values: Any) -> None:
         marks = ", ".join("?" * len(values))
@@ -453,7 +501,3 @@ def _mailed(row: Sequence[Any]) -> Mailed:
         header.chain,
         header.sequence,
     )
-
-
-def _listed(row: Sequence[Any]) -> Listed:
-    return Listed(_mailed(row), bool(row[8]), row[9] or "")

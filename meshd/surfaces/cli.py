@@ -33,6 +33,12 @@ def _demo() -> click.Command:
     return demo
 
 
+def _mcp() -> click.Command:
+    from meshd.surfaces.mcp_install import mcp
+
+    return mcp
+
+
 def _restore() -> click.Command:
     from meshd.surfaces.restoring import restore
 
@@ -41,6 +47,7 @@ def _restore() -> click.Command:
 
 LOCAL: Final[dict[str, tuple[Callable[[], click.Command], str]]] = {
     "demo": (_demo, "Try it: three daemons on this machine pair, replicate, lose one, heal."),
+    "mcp": (_mcp, "Give an agent's program the tools of the mesh."),
     "restore": (_restore, "Make a machine of a backup again."),
     "service": (_service, "Run the daemon for good, as a service of this user."),
 }

@@ -157,6 +157,9 @@ class _Conversation:
                 self._cancel(request.params.get("id"))
             return
         operation = self._operations.get(request.method)
+        if len(self._calls) >= CALLS_LIMIT:
+            async with self._turn:
+                pass  # an answer that is being sent may have been read already, and this be what was asked upon it
         if operation is None:
             await self._tell(_wrong(request.id, UNKNOWN_METHOD, f"There is no operation {request.method!r:.50}."))
         elif len(self._calls) >= CALLS_LIMIT:

@@ -12,7 +12,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from meshd.errors import RefusedError, StoreError, UsageError
 
@@ -54,23 +54,54 @@ def text_of_stdin(limit: int) -> str:
 @contextlib.contextmanager
 def laid_down(state: Path) -> Iterator[str]:
     """A file with all of standard input, gone at the end of the block."""
-    path = state / "incoming" / secrets.token_hex(16)
+    path = incoming(state)
     try:
-        try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-            with os.fdopen(fd, "wb") as file:
-                shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
-        except OSError as error:
-            raise StoreError(f"Standard input cannot be kept in {path.parent}: {error.strerror}.") from error
+        lay_down(path, sys.stdin.buffer, "Standard input")
         yield str(path)
     finally:
         path.unlink(missing_ok=True)
 
 
+def incoming(state: Path) -> Path:
+    """A new name for what the daemon is to read."""
+    return state / "incoming" / secrets.token_hex(16)
+
+
+def outgoing(state: Path) -> Path:
+    """A new name for what the daemon is to write."""
+    return state / "outgoing" / secrets.token_hex(16)
+
+
+def lay_down(path: Path, source: BinaryIO, what: str) -> None:
+    """Write all of `source` to a new file. Raises StoreError, which calls it `what`."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+    except OSError as error:
+        raise StoreError(f"{what} cannot be kept in {path.parent}: {error.strerror}.") from error
+
+
+def pick_up(path: Path, most: int) -> bytes:
+    """What the daemon wrote, of at most so many bytes; the file is gone then. Raises RefusedError."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        raise RefusedError(f"What the daemon wrote to {path} cannot be read: {error.strerror}.") from error
+    finally:
+        path.unlink(missing_ok=True)
+    if len(data) > most:
+        raise RefusedError(
+            f"This is longer than the {most:,} bytes that are given here.", "Take it as a file, with `tether`."
+        )
+    return data
+
+
 @contextlib.contextmanager
 def picked_up(state: Path) -> Iterator[str]:
     """A name for the daemon to write to; at the end of the block the file goes to standard output, and away."""
-    path = state / "outgoing" / secrets.token_hex(16)
+    path = outgoing(state)
     try:
         yield str(path)
         if path.is_dir():

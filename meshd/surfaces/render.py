@@ -14,13 +14,20 @@ from meshd.tools.text import printable
 EXIT_CODES_HELP = "\b\nExit codes:\n" + "\n".join(f"  {code:>3}  {text}" for code, text in EXIT_CODES.items())
 
 
-def fields_of(value: Any) -> Any:
-    """What JSON gave, as something with fields, every text made harmless: much of it was chosen by peers."""
+LINES = "text"
+"""The field, of whatever answer, that may have several lines. Who shows it marks each of them as its sender's."""
+
+
+def fields_of(value: Any, keep: str = "") -> Any:
+    """What JSON gave, as something with fields, every text made harmless but for characters to `keep`: much of it was
+    chosen by peers."""
     if isinstance(value, dict):
-        return SimpleNamespace(**{name: fields_of(each) for name, each in value.items()})
+        return SimpleNamespace(
+            **{name: fields_of(each, "\n\t" if name == LINES else "") for name, each in value.items()}
+        )
     if isinstance(value, list):
         return tuple(fields_of(each) for each in value)
-    return printable(value) if isinstance(value, str) else value
+    return printable(value, keep) if isinstance(value, str) else value
 
 
 class Screen:

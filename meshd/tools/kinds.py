@@ -52,13 +52,13 @@ def _refuse(value: object, form: str) -> UsageError:
 
 
 def _string(
-    limit: int, form: str, fits: Callable[[str], bool], *, least: int = 1, private: bool = False
+    limit: int, form: str, fits: Callable[[str], bool], *, least: int = 1, repeat: bool = True
 ) -> Callable[[Any], str]:
-    """`private`: what is not of this form is not repeated, since errors end in logs and on screens."""
+    """`repeat`: an error shows the value. Not where it may be a message's own words: errors end in logs."""
 
     def check(value: Any) -> str:
         if not isinstance(value, str) or not least <= len(value) <= limit or not fits(value):
-            raise UsageError(f"This is not {form}.") if private else _refuse(value, form)
+            raise _refuse(value, form) if repeat else UsageError(f"This is not {form}.")
         return value
 
     return check
@@ -119,7 +119,7 @@ def _check_flag(value: Any) -> bool:
 
 
 def _check_secret(value: Any) -> str:
-    # The value is not repeated, as above.
+    # The value is not repeated: errors end in logs and on screens.
     if not isinstance(value, str) or not 0 < len(value) <= CODE_LIMIT:
         raise UsageError(f"The words are missing, or longer than {CODE_LIMIT:,} characters.")
     return value
@@ -168,7 +168,7 @@ FLAG = Kind("", {"type": "boolean"}, _check_flag)
 TEXT = Kind(
     "TEXT",
     _text_schema(TEXT_LIMIT, 0),
-    _string(TEXT_LIMIT, "a line of at most 500 characters", is_showable, least=0, private=True),
+    _string(TEXT_LIMIT, "a line of at most 500 characters", is_showable, least=0, repeat=False),
 )
 NAME = Kind(
     "NAME",
@@ -212,7 +212,7 @@ SUBJECT_LIMIT: Final = 200
 
 def _check_mail_text(value: Any) -> str:
     if not isinstance(value, str):
-        raise UsageError("The text of a message is no text.")
+        raise UsageError("This is not a text.")
     # A lone surrogate, which JSON can spell, is no text.
     size = len(value.encode(errors="surrogatepass"))
     if size > MAIL_TEXT_LIMIT:
@@ -239,7 +239,7 @@ SUBJECT = Kind(
         f"a subject: one line of at most {SUBJECT_LIMIT} characters, none of which controls",
         is_showable,
         least=0,
-        private=True,
+        repeat=False,
     ),
 )
 MAIL_TEXT = Kind("TEXT", {"type": "string", "maxLength": MAIL_TEXT_LIMIT}, _check_mail_text)

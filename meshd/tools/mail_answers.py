@@ -27,6 +27,8 @@ class AgentRef:
 
     name: str
     machine: MachineRef
+    here: bool
+    """It is of this machine, where `name` alone means it."""
 
 
 @attrs.frozen
@@ -82,7 +84,7 @@ class Sent:
     handle: str
     full: str
     to: str
-    """As it was understood: `name@machine`, `tag:x`, ..."""
+    """As it was understood: `name` (here), `name@machine`, `tag:x`, ..."""
 
     sender: AgentRef
     subject: str
@@ -144,7 +146,7 @@ class Inbox:
 
     agent: AgentRef
     unread: int
-    """In all."""
+    """In all, counted up to 1,000."""
 
     messages: tuple[Line, ...]
     next: str | None
@@ -251,6 +253,8 @@ class Waited:
 
     agent: AgentRef
     unread: int
+    """Counted up to 1,000."""
+
     messages: tuple[Line, ...]
     next: str
     """The cursor for the next wait."""
@@ -282,7 +286,7 @@ class Delivery:
     paused: bool
     unread: int
     last_told_age: float | None
-    """Since it was last woken; None: not in this run of the daemon."""
+    """Since it was last told; None: never, or before a new way to tell it was first set."""
 
     reminders: int
     """Given for the present unread batch."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from meshd.tools.text import ago, columns, count, span
+from meshd.tools.text import ago, columns, count, fenced, span
 
 
 def address(found: Any) -> str:
@@ -75,6 +75,8 @@ def sent_list(found: Any) -> str:
         lines.append(f"{each.handle}  to {each.to}: {each.state}  {each.subject}")
         if len(each.recipients) > 1 or each.state == "refused":
             lines += [f"  {_recipient(recipient)}" for recipient in each.recipients]
+    if found.next:
+        lines.append(f"(more: --after {found.next})")
     return "\n".join(lines) or f"{address(found.agent)} has sent nothing."
 
 
@@ -97,6 +99,8 @@ def inbox(found: Any) -> str:
     late = [f"{each.machine.name} {ago(each.age)}" for each in found.as_of if not each.linked]
     if late:
         lines.append(f"(not linked, last heard: {', '.join(late)})")
+    if found.next:
+        lines.append(f"(more: --after {found.next})")
     return "\n".join(lines or [f"No mail for {address(found.agent)}."])
 
 
@@ -115,7 +119,7 @@ def message(found: Any) -> str:
         *([f"Expires in {span(found.ttl_left)}"] if found.ttl_left is not None else []),
         *(f"  {_recipient(each)}" for each in found.recipients),
     ]
-    return "\n".join([*facts, f"-- {found.notice} --", found.text, "-- end --"])
+    return "\n".join([*facts, f"-- {found.notice} --", fenced(found.text)])
 
 
 def closed(found: Any) -> str:

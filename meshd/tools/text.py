@@ -10,9 +10,14 @@ SHORT_LENGTH: Final = 8
 """Characters of a node id or mesh id that people see."""
 
 
-def printable(text: str) -> str:
-    """Text that a peer may have chosen, fit for a terminal and for one line."""
-    return harmless(text)
+def printable(text: str, keep: str = "") -> str:
+    """Text that a peer may have chosen, fit for a terminal and, unless line feeds are to `keep`, for one line."""
+    return harmless(text, keep)
+
+
+def fenced(text: str) -> str:
+    """Lines that somebody else wrote, each marked, so that none passes for a line of ours."""
+    return "\n".join(f"| {line}".rstrip() for line in text.split("\n"))
 
 
 def size(amount: float) -> str:

@@ -1,6 +1,6 @@
 """All benchmarks, one after the other: `make bench`."""
 
-from tests.bench import idle, pairing, rendezvous, replicate, small_files, transfer, trees
+from tests.bench import idle, mail, pairing, rendezvous, replicate, small_files, transfer, trees
 
 if __name__ == "__main__":
     pairing.main()
@@ -8,5 +8,6 @@ if __name__ == "__main__":
     transfer.main()
     trees.main()
     replicate.main()
+    mail.main()
     idle.main()
     rendezvous.main()

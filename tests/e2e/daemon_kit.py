@@ -1,10 +1,12 @@
 """What the tests with real daemons share: a first mesh, a look into a state directory, a start that is to fail."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from meshd.model.record import NO_HASH, Record
+from meshd.store.database import Database
 from tests.daemons import WITHIN, Daemon, all_linked, is_clear, join
 
 Start = Callable[..., Daemon]
@@ -69,6 +71,19 @@ def database(daemon: Daemon) -> Path:
     """That of its only mesh."""
     (found,) = daemon.state.glob("meshes/*/mesh.db")
     return found
+
+
+def verified(opened: Database) -> Iterator[Record]:
+    """All records of a store, once it is seen that each continues its chain and is signed."""
+    for chain, head in opened.records.heads().items():
+        found = opened.records.range(chain, 1, most=head.sequence, most_bytes=1 << 40, now_ms=0)
+        assert len(found) == head.sequence and found[-1].record.head == head
+        previous = NO_HASH if chain.generation == 1 else found[0].record.header.previous
+        for sequence, stored in enumerate(found, 1):
+            header = stored.record.header
+            assert header.sequence == sequence and header.previous == previous and stored.record.is_authentic()
+            previous = stored.record.hash
+            yield stored.record
 
 
 def another(daemon: Daemon, name: str, **environment: str) -> Daemon:

@@ -16,6 +16,7 @@ from meshd.model.announcement import Value
 from meshd.store.database import Database
 from meshd.wire.bodies import decode
 from tests.daemons import ROOT, Daemon, daemons, eventually
+from tests.e2e.daemon_kit import verified
 from tests.e2e.daemon_writer import TABLE
 
 WRITERS = 3
@@ -64,19 +65,12 @@ def check_store(path: Path, told: dict[int, str]) -> int:
     seen: collections.Counter[int] = collections.Counter()
     count = 0
     with Database(path) as database:  # opening checks the file
-        for chain, head in database.records.heads().items():
-            found = database.records.range(chain, 1, most=head.sequence, most_bytes=1 << 40, now_ms=0)
-            assert len(found) == head.sequence and found[-1].record.head == head
-            previous = bytes(32)
-            for sequence, stored in enumerate(found, 1):
-                header = stored.record.header
-                assert header.sequence == sequence and header.previous == previous and stored.record.is_authentic()
-                previous = stored.record.hash
-                body = decode(stored.record)
-                if isinstance(body, Value) and body.table == TABLE:
-                    assert body.json is not None
-                    seen[msgspec.json.decode(body.json)["written"]] += 1
-            count += len(found)
+        for record in verified(database):
+            body = decode(record)
+            if isinstance(body, Value) and body.table == TABLE:
+                assert body.json is not None
+                seen[msgspec.json.decode(body.json)["written"]] += 1
+            count += 1
         assert database.handles.tables()[TABLE] == len(seen), "the view has what the chains have"
         for number, handle in told.items():
             digest = bytes.fromhex(handle.rpartition("_")[2])

@@ -181,7 +181,8 @@ def test_arrivals_are_acknowledged_once_and_not_our_own(database: Database, two:
     reached = Reached(signing_key=ann.keys.identity.signing_key, generation=1, sequence=1)
     put(database, ben.say(reached), reached)
     assert database.mail.unacknowledged(ben.node) == []
-    assert database.mail.reached(ann.keys.identity.signing_key, 1) == {ben.node: 1}
+    assert database.mail.reached(ann.keys.identity.signing_key, 1, ben.node) == 1
+    assert database.mail.reached(ann.keys.identity.signing_key, 1, ann.node) == 0
 
 
 def test_what_does_not_open_is_kept_for_an_answer(database: Database, two: tuple[Author, Author]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -232,6 +233,33 @@ async def test_calls_of_one_connection_run_side_by_side_and_are_bounded(context:
         assert {(await client.line())["id"] for _ in range(control.CALLS_LIMIT)} == set(range(control.CALLS_LIMIT))
         await client.ask("digest", "after")
         assert "result" in await client.line()
+
+
+async def test_who_has_read_an_answer_has_its_turn_back(
+    context: FakeContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when it asks again before the server has come to know that the answer went."""
+    send_all = trio.SocketStream.send_all
+
+    async def slowly(self: trio.SocketStream, data: bytes) -> None:
+        await send_all(self, data)
+        await trio.testing.wait_all_tasks_blocked()
+
+    async def wait(**_: Any) -> Tables:
+        return await trio.sleep_forever()
+
+    context.answers["tables"] = wait
+    async with serving(context, tmp_path), raw(tmp_path) as client:
+        for number in range(control.CALLS_LIMIT - 1):
+            await client.ask("tables", number)
+        monkeypatch.setattr(trio.SocketStream, "send_all", slowly)
+        for number in range(100, 110):
+            await send_all(client.stream, b'{"jsonrpc":"2.0","id":%d,"method":"digest"}\n' % number)
+            answer = await client.line()
+            assert answer["id"] == number and "result" in answer
+        await client.ask("tables", "one more")
+        await client.ask("digest", "too many")
+        assert "error" in await client.line()
 
 
 async def test_who_does_not_read_makes_only_itself_wait(context: FakeContext, tmp_path: Path) -> None:

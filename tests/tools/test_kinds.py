@@ -120,7 +120,7 @@ def test_many_values_are_a_list_of_bounded_length() -> None:
 
 
 @pytest.mark.parametrize("kind", [kinds.SUBJECT, kinds.TEXT, kinds.MAIL_TEXT])
-@pytest.mark.parametrize("value", ["words\x07", "words " * 150_000, ["words"], "words\ud800"])
+@pytest.mark.parametrize("value", ["words " * 150_000, ["words"], "words\ud800"])
 def test_what_is_said_in_private_is_in_no_error(kind: kinds.Kind, value: object) -> None:
     with pytest.raises(UsageError) as caught:
         kind.check(value)

@@ -49,6 +49,13 @@ def test_an_invitation_shows_its_code_and_each_spent_try() -> None:
     assert spent == "Try 3 failed, none is left: wrong words."
 
 
+def test_no_line_of_a_message_passes_for_one_of_ours() -> None:
+    assert text.fenced("one\n\n| two \n") == "| one\n|\n| | two\n|"
+    message = sample(context.Message, text="one\nError: two")
+    shown = BY_NAME["receive"].show(message).splitlines()
+    assert shown[-2:] == ["| one", "| Error: two"]
+
+
 def test_only_what_tells_news_has_lines() -> None:
     for each in OPERATIONS:
         if each.tells is not Tells.NEWS:

@@ -17,10 +17,11 @@ CREATE TABLE letter (         -- messages that this machine wrote, or that are f
   content BLOB NOT NULL       -- the letter, MessagePack
 ) STRICT;
 CREATE UNIQUE INDEX letter_hash ON letter (hash);
-CREATE INDEX letter_sender ON letter (node, sender, rank);
+CREATE INDEX letter_place ON letter (chain, sequence);
+CREATE INDEX letter_sender ON letter (node, sender);
 CREATE INDEX letter_ticket ON letter (ticket) WHERE ticket <> '';
-CREATE INDEX letter_thread ON letter (thread) WHERE thread <> '';
-CREATE INDEX letter_reply ON letter (reply_to) WHERE reply_to <> x'';
+CREATE INDEX letter_thread ON letter (thread, rank) WHERE thread <> '';
+CREATE INDEX letter_reply ON letter (reply_to, rank) WHERE reply_to <> x'';
 CREATE INDEX letter_key ON letter (node, sender, key) WHERE key <> '';
 
 CREATE TABLE arrived (        -- the order in which messages became readable here: after quarantine, later than their records
@@ -31,9 +32,14 @@ CREATE TABLE arrived (        -- the order in which messages became readable her
 CREATE TABLE addressed (      -- to whom: agents by name and machine, and the target as it was given
   record INTEGER NOT NULL REFERENCES record (id),
   target TEXT NOT NULL,
+  arrival INTEGER NOT NULL,   -- the letter's number in `arrived`
+  -- 1: a word that counts says that it is closed, or read by the one agent of this target. Whoever looks for unread mail
+  -- passes over these, and asks the words about all others.
+  settled INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (target, record)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX addressed_record ON addressed (record);
+CREATE INDEX addressed_unsettled ON addressed (target, arrival) WHERE settled = 0;
 
 CREATE TABLE party (          -- machines that hold a sealed letter: its author's, and those that it is sealed for
   record INTEGER NOT NULL REFERENCES record (id),
@@ -118,6 +124,11 @@ CREATE TRIGGER record_dropped_mail AFTER UPDATE OF body ON record WHEN NEW.body 
   DELETE FROM unreadable WHERE record = OLD.id;
   DELETE FROM card WHERE record = OLD.id;
   DELETE FROM topic WHERE record = OLD.id;
+END;
+
+-- Words that counted may count no more.
+CREATE TRIGGER chain_cut_mail AFTER UPDATE OF upto ON chain WHEN NEW.upto < OLD.upto BEGIN
+  UPDATE addressed SET settled = 0 WHERE settled = 1;
 END;
 
 CREATE VIEW live_letter AS
