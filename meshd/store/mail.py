@@ -103,11 +103,7 @@ _READ: Final = (
     f"EXISTS (SELECT 1 FROM {_WORD} WHERE w.letter = l.hash AND w.letter <> x'' AND w.state = 'read'"
     f" AND w.agent = ? AND w.node = ? AND {_PARTY})"
 )
-_CLOSED: Final = (
-    f"(EXISTS (SELECT 1 FROM {_WORD} WHERE w.letter = l.hash AND w.letter <> x'' AND w.state = 'closed' AND {_PARTY})"
-    f" OR (l.ticket <> '' AND EXISTS (SELECT 1 FROM {_WORD} WHERE w.ticket = l.ticket AND w.ticket <> ''"
-    f" AND w.state = 'closed' AND {_PARTY})))"
-)
+_CLOSED: Final = "EXISTS (SELECT 1 FROM live_word w WHERE w.about = l.record AND w.state = 'closed')"
 
 
 class Mail:

@@ -120,6 +120,27 @@ def test_a_stranger_settles_nothing(database: Database, two: tuple[Author, Autho
     assert row == (0,)
 
 
+def test_what_strangers_say_of_a_ticket_costs_its_readers_nothing(
+    database: Database, two: tuple[Author, Author]
+) -> None:
+    ann, ben = two
+    eve = Author()
+    lee = reader(ben, "lee")
+    for _ in range(5):
+        mailed(database, ann, letter("kim", Agent("lee", ben.node), ticket="T"), ben)
+    costs = []
+    for more in (1, 200):
+        for _ in range(more):
+            mailed(database, eve, words("closed", "x", ticket="T", status="done"), ben)
+        costs.append(
+            steps(
+                database, lambda: (database.mail.inbox(lee, closed=True, limit=9), database.mail.unread(lee, limit=9))
+            )
+        )
+    assert database.mail.count_unread(lee) == 5
+    assert costs[1] < 1.5 * costs[0]
+
+
 def test_plans_do_not_hang_on_values(database: Database) -> None:
     """Else SQLite compiles the statement anew for each value that is bound."""
     with Database(database.path, read_only=True) as other:

@@ -62,8 +62,8 @@ CREATE TABLE word (           -- what became of a letter, or of a ticket's
   reason TEXT NOT NULL,
   PRIMARY KEY (record, place)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX word_letter ON word (letter, state) WHERE letter <> x'';
-CREATE INDEX word_ticket ON word (ticket) WHERE ticket <> '';
+CREATE INDEX word_letter ON word (letter, node, state) WHERE letter <> x'';
+CREATE INDEX word_ticket ON word (ticket, node) WHERE ticket <> '';
 
 CREATE TABLE reached (        -- how far a chain's mail has come on a machine that it is for
   record INTEGER PRIMARY KEY REFERENCES record (id),
@@ -136,15 +136,25 @@ CREATE VIEW live_letter AS
 
 -- A word counts when its machine is party to the letter; one about a ticket counts for the letters of that ticket to which
 -- its machine is party.
+-- Asked from the letter and its parties on: what strangers say, however much, is not even looked at.
 CREATE VIEW live_word AS
   SELECT l.record AS about, w.rank, w.node, w.agent, w.state, w.status, w.reason
-  FROM word w JOIN chain c ON c.id = w.chain AND w.sequence <= c.upto JOIN letter l ON l.hash = w.letter
-  WHERE w.letter <> x'' AND (l.is_open OR EXISTS (SELECT 1 FROM party p WHERE p.record = l.record AND p.node = w.node))
+  FROM letter l CROSS JOIN party p ON p.record = l.record CROSS JOIN word w ON w.letter = l.hash AND w.node = p.node
+    CROSS JOIN chain c ON c.id = w.chain AND w.sequence <= c.upto
+  WHERE w.letter <> x'' AND NOT l.is_open
   UNION ALL
   SELECT l.record, w.rank, w.node, w.agent, w.state, w.status, w.reason
-  FROM word w JOIN chain c ON c.id = w.chain AND w.sequence <= c.upto JOIN letter l ON l.ticket = w.ticket
-  WHERE w.ticket <> '' AND l.ticket <> ''
-    AND (l.is_open OR EXISTS (SELECT 1 FROM party p WHERE p.record = l.record AND p.node = w.node));
+  FROM letter l CROSS JOIN party p ON p.record = l.record CROSS JOIN word w ON w.ticket = l.ticket AND w.node = p.node
+    CROSS JOIN chain c ON c.id = w.chain AND w.sequence <= c.upto
+  WHERE w.ticket <> '' AND l.ticket <> '' AND NOT l.is_open
+  UNION ALL
+  SELECT l.record, w.rank, w.node, w.agent, w.state, w.status, w.reason
+  FROM letter l CROSS JOIN word w ON w.letter = l.hash CROSS JOIN chain c ON c.id = w.chain AND w.sequence <= c.upto
+  WHERE w.letter <> x'' AND l.is_open
+  UNION ALL
+  SELECT l.record, w.rank, w.node, w.agent, w.state, w.status, w.reason
+  FROM letter l CROSS JOIN word w ON w.ticket = l.ticket CROSS JOIN chain c ON c.id = w.chain AND w.sequence <= c.upto
+  WHERE w.ticket <> '' AND l.ticket <> '' AND l.is_open;
 
 CREATE VIEW live_reached AS
   SELECT r.* FROM reached r JOIN chain c ON c.id = r.chain AND r.sequence <= c.upto;
