@@ -23,6 +23,9 @@ CHAINS_LIMIT: Final = 512
 """Generations of one author that are kept in each log. A machine opens a few in its life; one that opens thousands makes
 everybody's heads long. A revocation can name as many (model/facts.CUTS_LIMIT)."""
 
+SEALED: Final = "mail.sealed"
+"""The one type whose bodies carriers drop before their time: docs/protocol/mail.md, "Carriers"."""
+
 RELEASE_PAGE: Final = 512
 """Records that leave quarantine in one commit."""
 
@@ -125,6 +128,10 @@ def check(mesh: bytes, arrived: Iterable[Arrived]) -> list[Checked]:
         of_this_mesh = record.header.mesh == mesh or (record.header.mesh == NO_HASH and record.hash == mesh)
         if not of_this_mesh or not record.is_authentic():
             raise RemoteProtocolError("The other side sent a record that is forged, or from another mesh.")
+        if record.body is None and not _may_lack_body(each):
+            raise RemoteProtocolError(
+                "The other side sent a record without its body, which nobody has a reason to drop."
+            )
         try:
             body = decode(record)
         except RemoteProtocolError:
@@ -265,10 +272,18 @@ def tips(database: Database, chains: Iterable[LogId]) -> dict[LogId, Tip]:
     return found
 
 
+def _may_lack_body(arrived: Arrived) -> bool:
+    """Whether an honest carrier may have dropped it: else any carrier could undo a revocation, or a value, for whoever
+    gets it there first, since what is held is never asked for again. Mail that has reached its readers is dropped early."""
+    header = arrived.record.header
+    expired = 0 < header.ttl <= arrived.age
+    return header.log is Log.DATA and (expired or header.type == SEALED)
+
+
 def _as_sent(record: Record, age: int) -> Arrived:
     """What has expired travels as a header, also in the moment before the store has dropped it."""
     ttl = record.header.ttl
-    if not ttl:
+    if not ttl or record.header.log is Log.ROSTER:  # which never expires, whatever its author wrote
         return Arrived(record, 0)
     return Arrived(record.without_body() if age >= ttl else record, age)
 

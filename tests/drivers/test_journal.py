@@ -255,6 +255,44 @@ async def test_what_has_expired_is_accepted_as_a_header(tmp_path: Path, autojump
         assert await a.values() == 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "ttl", "age"), [("handle.value", 0, 0), ("handle.value", 10, 9), ("mail.open", 0, 99)]
+)
+async def test_a_body_that_nobody_had_a_reason_to_drop_is_asked_of_others(
+    tmp_path: Path, autojump_clock: object, kind: str, ttl: int, age: int
+) -> None:
+    mesh = lab("a", "b")
+    whole = Writer(mesh, "b").say(1, ttl=ttl, kind=kind)
+    async with machine(mesh, "a", tmp_path) as a:
+        with pytest.raises(RemoteProtocolError, match="without its body"):
+            await a.journal.accept([Arrived(whole.record.without_body(), age)])
+        assert len((await a.journal.accept([whole])).stored) == 1
+
+
+async def test_a_roster_record_has_its_body_whatever_its_time_to_live(tmp_path: Path, autojump_clock: object) -> None:
+    mesh = lab("a", "b")
+    keys = mesh["b"].keys
+    kind, log = type_of(Rename("bea"))
+    record = write_record(
+        keys,
+        mesh=mesh.id,
+        log=log,
+        generation=9,
+        previous=None,
+        clock=at(WALL),
+        kind=kind,
+        body=encode(Rename("bea")),
+        ttl=1,
+    )
+    async with machine(mesh, "a", tmp_path) as a:
+        with pytest.raises(RemoteProtocolError, match="without its body"):
+            await a.journal.accept([Arrived(record.without_body(), 5)])
+        await a.journal.accept([Arrived(record, 0)])
+        await trio.sleep(5)
+        (found,) = await a.journal.read(record.chain, 1, 1, 10**6)
+        assert found.record.body is not None and a.journal.roster.members[mesh["b"].key].name == "bea"
+
+
 async def test_a_first_write_waits_for_word_of_our_own_records(tmp_path: Path, autojump_clock: trio.abc.Clock) -> None:
     mesh = lab("a")
     async with machine(mesh, "a", tmp_path) as a:
