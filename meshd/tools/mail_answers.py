@@ -55,7 +55,7 @@ class Agents:
 
     mesh: str
     agents: tuple[AgentInfo, ...]
-    left_out: int
+    left_out: int = 0
     """How many more there are, which do not fit one answer: ask for a tag, a label, a machine."""
 
 
@@ -224,7 +224,7 @@ class Threads:
     """All that are known here."""
 
     threads: tuple[ThreadInfo, ...]
-    left_out: int
+    left_out: int = 0
     """How many more there are, which do not fit one answer; none of those in which this machine wrote, where those fit."""
 
 
