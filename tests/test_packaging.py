@@ -46,12 +46,18 @@ def distributions_of(modules: dict[str, Path]) -> dict[str, Path]:
 
 
 DECLARED = names(PROJECT["dependencies"])
+FOR_MCP = names(PROJECT["optional-dependencies"]["mcp"])
+"""The extra of one program; tests/test_layers.py says who may import it."""
+
 FOR_TESTS = names(PROJECT["optional-dependencies"]["test"])
 
 
 @pytest.mark.parametrize(
     ("rooms", "declared"),
-    [(("meshd", "rendezvous", "tether_lite"), DECLARED), (("tests", "examples"), DECLARED | FOR_TESTS)],
+    [
+        (("meshd", "rendezvous", "tether_lite"), DECLARED | FOR_MCP),
+        (("tests", "examples"), DECLARED | FOR_MCP | FOR_TESTS),
+    ],
     ids=["program", "tests"],
 )
 def test_what_is_imported_is_declared(rooms: tuple[str, ...], declared: set[str]) -> None:
@@ -60,7 +66,9 @@ def test_what_is_imported_is_declared(rooms: tuple[str, ...], declared: set[str]
 
 
 def test_what_is_declared_is_imported() -> None:
-    assert DECLARED - set(distributions_of(modules_imported_in("meshd", "rendezvous", "tether_lite"))) == set()
+    assert (DECLARED | FOR_MCP) - set(
+        distributions_of(modules_imported_in("meshd", "rendezvous", "tether_lite"))
+    ) == set()
 
 
 def test_no_other_package_is_shipped_than_those_that_are_looked_at() -> None:

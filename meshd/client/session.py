@@ -17,8 +17,9 @@ from meshd.client import sockets
 from meshd.client.lines import ANSWER_WITHIN, Answer, Lines, gone, request, silent, understood
 from meshd.errors import ConnectionLostError, TetherError
 
-CALLS_AT_ONCE: Final = 16
-"""Calls under way on the connection, as many as the daemon takes; more wait their turn."""
+CALLS_AT_ONCE: Final = 14
+"""Calls under way on the connection; more wait their turn. Two fewer than the daemon takes: one that was given up here may
+not have ended there yet."""
 
 _RECEIVED_AT_ONCE: Final = 1 << 16
 

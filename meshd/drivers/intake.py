@@ -23,9 +23,6 @@ CHAINS_LIMIT: Final = 512
 """Generations of one author that are kept in each log. A machine opens a few in its life; one that opens thousands makes
 everybody's heads long. A revocation can name as many (model/facts.CUTS_LIMIT)."""
 
-SEALED: Final = "mail.sealed"
-"""The one type whose bodies carriers drop before their time: docs/protocol/mail.md, "Carriers"."""
-
 RELEASE_PAGE: Final = 512
 """Records that leave quarantine in one commit."""
 
@@ -274,10 +271,9 @@ def tips(database: Database, chains: Iterable[LogId]) -> dict[LogId, Tip]:
 
 def _may_lack_body(arrived: Arrived) -> bool:
     """Whether an honest carrier may have dropped it: else any carrier could undo a revocation, or a value, for whoever
-    gets it there first, since what is held is never asked for again. Mail that has reached its readers is dropped early."""
+    gets it there first, since what is held is never asked for again."""
     header = arrived.record.header
-    expired = 0 < header.ttl <= arrived.age
-    return header.log is Log.DATA and (expired or header.type == SEALED)
+    return header.log is Log.DATA and 0 < header.ttl <= arrived.age
 
 
 def _as_sent(record: Record, age: int) -> Arrived:

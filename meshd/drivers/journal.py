@@ -348,7 +348,6 @@ class Journal:
                     await self._release(chain, now, wall)
                 for callback in self.on_released:
                     callback()
-        await self._storage.write(lambda database: database.mail.drop_carried())
         await self._storage.write(lambda database: database.records.mark_count(now, wall))
         ends = [TEND_EVERY]
         ends += [(due - now) / 1000] if due is not None else []

@@ -527,9 +527,7 @@ class MailCalls(Calls):
             return mailed
         short = mail_shown.handle_of(digest).short
         if expired:
-            raise ExpiredError(
-                f"{short} has expired, or was only carried by this machine.", "Its sender can send it again."
-            )
+            raise ExpiredError(f"{short} has expired.", "Its sender can send it again.")
         raise RefusedError(f"{short} is not for this machine: it only carries it, sealed.")
 
     async def _message(self, mesh: Mesh, mailed: Mailed, reader: Reader) -> Message:
@@ -597,7 +595,7 @@ def _unread(reader: Reader, after: int, database: Database) -> tuple[list[Listed
 
 
 def _one(mailed: Mailed, reader: Reader, database: Database) -> tuple[Listed, str]:
-    closed = database.mail.closed(mailed.record)
+    closed = database.mail.closed(mailed.record, reader.node)
     status, reason = closed or ("", "")
     return Listed(mailed, database.mail.is_read(mailed.record, reader), status), reason
 
@@ -616,7 +614,7 @@ def _standing(letters: list[Mailed], reader: Reader, database: Database) -> list
         (
             each,
             _wrote(each, reader) or database.mail.is_for(each.record, reader),
-            database.mail.closed(each.record) is not None,
+            database.mail.closed(each.record, reader.node) is not None,
         )
         for each in letters
     ]

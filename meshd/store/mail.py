@@ -103,7 +103,9 @@ _READ: Final = (
     f"EXISTS (SELECT 1 FROM {_WORD} WHERE w.letter = l.hash AND w.letter <> x'' AND w.state = 'read'"
     f" AND w.agent = ? AND w.node = ? AND {_PARTY})"
 )
-_CLOSED: Final = "EXISTS (SELECT 1 FROM live_word w WHERE w.about = l.record AND w.state = 'closed')"
+# What is for many is closed for others by its author alone, and by anybody for their own machine: `?` is this one.
+_MAY_CLOSE: Final = "(NOT l.is_group OR w.node = l.node OR w.node = ?)"
+_CLOSED: Final = f"EXISTS (SELECT 1 FROM live_word w WHERE w.about = l.record AND w.state = 'closed' AND {_MAY_CLOSE})"
 
 
 class Mail:
@@ -147,14 +149,18 @@ class Mail:
                 self._fold_words(record, place, said)
             case None if unreadable:
                 self._insert("unreadable", place[0], record.hash)
-            case None:
-                for node in parties[1:]:
-                    self._insert("carried", place[0], node)
 
     def _fold_letter(self, record: Record, place: tuple[int, int, int], letter: Letter, *, is_open: bool) -> None:
         self._insert(
             *("letter", *place, rank(record), record.hash, record.header.node, letter.sender.lower(), int(is_open)),
-            *(letter.ticket, letter.thread.lower(), letter.reply_to, letter.key, encode_body(letter)),
+            *(
+                int(letter.target.kind != "agent"),
+                letter.ticket,
+                letter.thread.lower(),
+                letter.reply_to,
+                letter.key,
+                encode_body(letter),
+            ),
         )
         if not self._connection.changes():
             return
@@ -185,26 +191,20 @@ class Mail:
             return
         which, about = ("l.hash = ?", letter) if letter else ("l.ticket = ? AND l.ticket <> ''", ticket)
         only = " AND target = ?" if words.state == "read" else ""
+        closing = " AND (NOT l.is_group OR l.node = ?)" if words.state == "closed" else ""
         self._connection.execute(
             f"UPDATE addressed SET settled = 1 WHERE record IN (SELECT l.record FROM letter l WHERE {which}"
-            " AND (l.is_open OR EXISTS (SELECT 1 FROM party p WHERE p.record = l.record AND p.node = ?)))"
+            f" AND (l.is_open OR EXISTS (SELECT 1 FROM party p WHERE p.record = l.record AND p.node = ?)){closing})"
             f" AND EXISTS (SELECT 1 FROM chain WHERE id = ? AND upto >= ?) AND settled = 0{only}",
-            (about, node, place[1], place[2], *([agent_key(words.agent, node)] if only else [])),
+            (
+                *(about, node, *([node] if closing else []), place[1], place[2]),
+                *([agent_key(words.agent, node)] if only else []),
+            ),
         )
 
     def parties(self, record: int) -> list[NodeId]:
         """Machines that hold a sealed letter; none for an open one."""
         return [NodeId(row[0]) for row in self._rows("SELECT node FROM party WHERE record = ? ORDER BY node", record)]
-
-    def drop_carried(self) -> int:
-        """Drop the bodies of letters that this machine only carried and that have reached all whom they are for."""
-        self._connection.execute(
-            "UPDATE record SET body = NULL, due_ms = NULL WHERE id IN ("
-            " SELECT c.record FROM carried c JOIN record r ON r.id = c.record JOIN chain k ON k.id = r.chain"
-            " GROUP BY c.record HAVING min(EXISTS (SELECT 1 FROM live_reached d WHERE d.node = c.node"
-            " AND d.author = k.author AND d.generation = k.generation AND d.number >= r.sequence)))"
-        )
-        return self._connection.changes()
 
     # Letters
 
@@ -251,13 +251,14 @@ class Mail:
         rows = self._rows(
             f"SELECT * FROM (SELECT l.record AS record, l.rank AS rank, {_READ} AS seen {statement}"
             f"{'' if closed else f' AND NOT {_CLOSED}'}) WHERE {' AND '.join(where) or '1'} ORDER BY seen, rank DESC",
-            *(*seen, *values, *((after[0], after[0], after[1]) if after else ())),
+            *(*seen, *values, *(() if closed else (reader.node,)), *((after[0], after[0], after[1]) if after else ())),
         )
         found: list[Listed] = []
         for record, _, is_seen in rows:
             mailed = self._by_row(record)
             if tag is None or tag in mailed.letter.tags:
-                found.append(Listed(mailed, bool(is_seen), (self.closed(record) or ("",))[0] if closed else ""))
+                status = (self.closed(record, reader.node) or ("",))[0] if closed else ""
+                found.append(Listed(mailed, bool(is_seen), status))
                 if len(found) == limit:
                     break
         return found
@@ -267,7 +268,7 @@ class Mail:
         statement, values = self._of(reader, unsettled=True, after=after)
         rows = self._rows(
             f"SELECT l.record, n.number {statement} AND NOT {_READ} AND NOT {_CLOSED} ORDER BY n.number LIMIT ?",
-            *(*values, reader.name, reader.node, limit),
+            *(*values, reader.name, reader.node, reader.node, limit),
         )
         return [Listed(self._by_row(row[0]), False, "") for row in list(rows)]
 
@@ -276,14 +277,18 @@ class Mail:
         statement, values = self._of(reader, unsettled=True)
         row = self._row(
             f"SELECT count(*) FROM (SELECT 1 {statement} AND NOT {_READ} AND NOT {_CLOSED} LIMIT ?)",
-            *(*values, reader.name, reader.node, COUNTED),
+            *(*values, reader.name, reader.node, reader.node, COUNTED),
         )
         assert row is not None
         return int(row[0])
 
-    def closed(self, record: int) -> tuple[str, str] | None:
-        """Status and reason with which a letter was closed last."""
-        row = self._row("SELECT status, reason, max(rank) FROM live_word WHERE about = ? AND state = 'closed'", record)
+    def closed(self, record: int, me: NodeId) -> tuple[str, str] | None:
+        """Status and reason with which a letter was closed last, as this machine sees it."""
+        row = self._row(
+            "SELECT w.status, w.reason, max(w.rank) FROM live_word w JOIN letter l ON l.record = w.about"
+            f" WHERE w.about = ? AND w.state = 'closed' AND {_MAY_CLOSE}",
+            *(record, me),
+        )
         return None if row is None or row[0] is None else (row[0], row[1])
 
     def is_read(self, record: int, reader: Reader) -> bool:

@@ -256,7 +256,8 @@ async def test_what_has_expired_is_accepted_as_a_header(tmp_path: Path, autojump
 
 
 @pytest.mark.parametrize(
-    ("kind", "ttl", "age"), [("handle.value", 0, 0), ("handle.value", 10, 9), ("mail.open", 0, 99)]
+    ("kind", "ttl", "age"),
+    [("handle.value", 0, 0), ("handle.value", 10, 9), ("mail.open", 0, 99), ("mail.sealed", 10, 9)],
 )
 async def test_a_body_that_nobody_had_a_reason_to_drop_is_asked_of_others(
     tmp_path: Path, autojump_clock: object, kind: str, ttl: int, age: int

@@ -100,7 +100,7 @@ def test_words_may_come_before_their_letter_and_count_from_parties_only(database
     (found,) = database.mail.inbox(reader(ben, "lee"), closed=True, limit=9)
     assert found.read and found.closed == ""
     mailed(database, ann, words("closed", "kim", record.hash, status="superseded", reason="why"), ben)
-    assert database.mail.closed(found.mailed.record) == ("superseded", "why")
+    assert database.mail.closed(found.mailed.record, ben.node) == ("superseded", "why")
     assert database.mail.inbox(reader(ben, "lee"), limit=9) == []
     assert [each.state for each in database.mail.words(found.mailed.record)] == ["read", "closed"]
 
@@ -146,31 +146,24 @@ def test_what_expires_takes_all_with_it(database: Database, two: tuple[Author, A
     assert database.mail.mailboxes(ben.node) == []
 
 
-def test_a_carrier_drops_what_has_reached_all(database: Database) -> None:
+def test_what_is_for_many_is_closed_for_others_by_its_author_alone(database: Database) -> None:
     ann, ben, cleo = Author(), Author(), Author()
-    first, body = sealed(ann, ben, cleo)
-    put(database, first, body)
-    second, body = sealed(ann, ben)
-    put(database, second, body)
-
-    def drop() -> int:
-        (done,) = database.commit([lambda d: d.mail.drop_carried()])
-        assert done.value is not None
-        return done.value
-
-    def held() -> list[bool]:
-        found = [database.records.by_hash(each.hash) for each in (first, second)]
-        return [each is not None and each.body is not None for each in found]
-
-    reached = Reached(signing_key=ann.keys.identity.signing_key, generation=1, sequence=1)
-    put(database, ben.say(reached), reached)
-    assert drop() == 0 and held() == [True, True]
-    put(database, cleo.say(reached), reached)
-    assert drop() == 1 and held() == [False, True]
-    further = attrs.evolve(reached, sequence=2)
-    put(database, ben.say(further), further)
-    assert drop() == 1 and held() == [False, False]
-    assert database.mail.find(first.hash.hex()) == [first.hash]
+    for target in (Target("tag", "t"), Target("broadcast")):
+        said = letter("kim", target=target)
+        if target.kind == "broadcast":
+            body = OpenMail(letter=said)
+            record = ann.say(body)
+            put(database, record, body)
+        else:
+            record, sealed_body = sealed(ann, ben, cleo)
+            put(database, record, sealed_body, said)
+        mailed(database, cleo, words("closed", "sly", record.hash, status="cancelled"), ann, ben)
+        readers = [reader(each, "lee", target) for each in (ben, cleo)]
+        assert [len(database.mail.inbox(each, limit=9)) for each in readers] == [1, 0], "cleo's own machine alone"
+        assert [database.mail.count_unread(each) for each in readers] == [1, 0]
+        mailed(database, ann, words("closed", "kim", record.hash, status="done"), ben, cleo)
+        assert [len(database.mail.inbox(each, limit=9)) for each in readers] == [0, 0]
+        assert [database.mail.count_unread(each) for each in readers] == [0, 0]
 
 
 def test_arrivals_are_acknowledged_once_and_not_our_own(database: Database, two: tuple[Author, Author]) -> None:

@@ -10,6 +10,7 @@ CREATE TABLE letter (         -- messages that this machine wrote, or that are f
   node BLOB NOT NULL,         -- the machine that signed it
   sender TEXT NOT NULL,       -- its agent, lower case
   is_open INTEGER NOT NULL,   -- 1: every member reads it, so that every member is party to it
+  is_group INTEGER NOT NULL,  -- 1: to more than agents by name; only its author closes it for others
   ticket TEXT NOT NULL,
   thread TEXT NOT NULL,       -- lower case
   reply_to BLOB NOT NULL,
@@ -76,12 +77,6 @@ CREATE TABLE reached (        -- how far a chain's mail has come on a machine th
 ) STRICT;
 CREATE INDEX reached_chain ON reached (author, generation, node, number);
 
-CREATE TABLE carried (        -- machines that a letter is for which this one only passes on
-  record INTEGER NOT NULL REFERENCES record (id),
-  node BLOB NOT NULL,
-  PRIMARY KEY (record, node)
-) STRICT, WITHOUT ROWID;
-
 CREATE TABLE unreadable (     -- mail for this machine that does not open
   record INTEGER PRIMARY KEY REFERENCES record (id),
   hash BLOB NOT NULL
@@ -120,7 +115,6 @@ CREATE TRIGGER record_dropped_mail AFTER UPDATE OF body ON record WHEN NEW.body 
   DELETE FROM party WHERE record = OLD.id;
   DELETE FROM word WHERE record = OLD.id;
   DELETE FROM reached WHERE record = OLD.id;
-  DELETE FROM carried WHERE record = OLD.id;
   DELETE FROM unreadable WHERE record = OLD.id;
   DELETE FROM card WHERE record = OLD.id;
   DELETE FROM topic WHERE record = OLD.id;
