@@ -6,6 +6,7 @@ from pathlib import Path
 from meshd.config import load_settings
 from meshd.drivers import logs
 from meshd.drivers.backup import backup
+from meshd.node.agent_calls import AgentCalls
 from meshd.node.blob_calls import BlobCalls
 from meshd.node.calls import Calls
 from meshd.node.delivery_calls import DeliveryCalls
@@ -14,6 +15,7 @@ from meshd.node.link_calls import LinkCalls
 from meshd.node.mail_calls import MailCalls
 from meshd.node.mesh_calls import MeshCalls
 from meshd.node.path_calls import PathCalls
+from meshd.node.thread_calls import ThreadCalls
 from meshd.node.transfer_calls import TransferCalls
 from meshd.tools.context import BackedUp, Configuration, Reloaded, Setting, Stopping
 
@@ -57,6 +59,16 @@ class DaemonCalls(Calls):
 
 
 class NodeContext(
-    MeshCalls, LinkCalls, PathCalls, HandleCalls, BlobCalls, TransferCalls, MailCalls, DeliveryCalls, DaemonCalls
+    MeshCalls,
+    LinkCalls,
+    PathCalls,
+    HandleCalls,
+    BlobCalls,
+    TransferCalls,
+    AgentCalls,
+    MailCalls,
+    ThreadCalls,
+    DeliveryCalls,
+    DaemonCalls,
 ):
     """All that may be asked of a node: `Context` of meshd/tools/context.py."""

@@ -1,13 +1,13 @@
-"""What may be asked about agents and their mail: the part of the context that carries messages."""
+"""What may be asked about mail: the part of the context that carries messages."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from meshd.errors import ExpiredError, NobodyFoundError, RefusedError, TimedOutError, UsageError
-from meshd.model.handle import BLOB, MESSAGES, Handle
+from meshd.errors import RefusedError, TimedOutError, UsageError
+from meshd.model.handle import BLOB, Handle
 from meshd.model.identity import NodeId, node_text
 from meshd.model.message import (
     ATTACHMENTS_LIMIT,
@@ -17,106 +17,42 @@ from meshd.model.message import (
     WORD_LIMIT,
     Attached,
     Letter,
-    Thread,
 )
-from meshd.model.name import check_name, is_name
+from meshd.model.name import check_name
 from meshd.model.text import is_showable
 from meshd.node import content, mail_shown
 from meshd.node.agents import Meant
 from meshd.node.blob_calls import BlobCalls
-from meshd.node.calls import Calls
 from meshd.node.handle_calls import check_tags
+from meshd.node.mail_asking import PAGE_LIMIT, MailAsking, require, wrote
 from meshd.node.mailroom import Progress
 from meshd.node.mesh import Mesh
 from meshd.store.database import Database
 from meshd.store.mail import Listed, Mailed, Reader
 from meshd.tools.context import (
-    Agents,
     Answered,
     Closed,
     Inbox,
     Message,
-    Registered,
-    SearchResult,
     Sent,
     SentList,
     Session,
-    ThreadInfo,
-    Threads,
-    ThreadView,
     Waited,
 )
 
 if TYPE_CHECKING:
     from meshd.node.node import Node
 
-PAGE_LIMIT: Final = 200
-"""Messages in one answer: with previews they stay far below a line of the socket."""
-
 TICKET_LIMIT: Final = 1000
 """Letters of one ticket that are looked at when it is closed."""
 
-THREAD_LIMIT: Final = 500
-"""Letters of one thread that are shown."""
 
-CHAIN_DEPTH: Final = 200
-"""Letters that are followed upwards: who answers an answer to itself would go on for ever."""
-
-
-class MailCalls(Calls):
-    """Agents, letters, threads."""
+class MailCalls(MailAsking):
+    """Letters."""
 
     def __init__(self, node: "Node") -> None:
         super().__init__(node)
         self._keyed: defaultdict[tuple[str, str, str], trio.Lock] = defaultdict(trio.Lock)
-
-    # Agents
-
-    async def agent_register(
-        self,
-        *,
-        mesh: str | None,
-        name: str,
-        label: str | None,
-        tags: tuple[str, ...],
-        capabilities: tuple[str, ...],
-        status: str | None,
-        bind: bool,
-        session: Session,
-    ) -> Registered:
-        chosen = self._mesh_of(mesh, session)
-        chosen.agents.who_asks(session, name)
-        info = await chosen.agents.register(
-            name,
-            session,
-            label=label,
-            tags=check_tags(tags),
-            capabilities=check_tags(capabilities),
-            status=status,
-            bind=bind,
-        )
-        return Registered(info, bool(session.agent))
-
-    async def agent_remove(self, *, mesh: str | None, agent: str, session: Session) -> Registered:
-        chosen = self._mesh_of(mesh, session)
-        return Registered(await chosen.agents.remove(agent), False)
-
-    async def who(self, *, mesh: str | None, to: str | None) -> Agents:
-        chosen = self.mesh(mesh)
-        known = await chosen.agents.known()
-        if to is not None:
-            meant = {agent.key for agent in (await chosen.agents.meant(to, "")).agents}
-            known = {key: each for key, each in known.items() if (key[1], key[0]) in meant}
-        found = sorted(known.values(), key=lambda each: (chosen.name_of(each.node), each.card.name.lower()))
-        # In turn from each machine: one that has very many does not keep the others' out of the answer.
-        turns: Counter[NodeId] = Counter()
-        in_turn = []
-        for each in found:
-            turns[each.node] += 1
-            in_turn.append((turns[each.node], chosen.agents.info(each)))
-        infos = mail_shown.fitting(info for _, info in sorted(in_turn, key=lambda each: each[0]))
-        infos = tuple(sorted(infos, key=lambda info: (info.agent.machine.name, info.agent.name.lower())))
-        return Agents(chosen.hex, infos, len(found) - len(infos))
 
     # Sending
 
@@ -257,7 +193,7 @@ class MailCalls(Calls):
             if found[0].node != me:
                 raise RefusedError(f"{handle} was not sent from this machine.", "Read it with: tether receive.")
             if agent is not None or session.agent:
-                _require(found[0].letter.sender.lower() == name.lower(), f"{handle} was not sent by {name}.")
+                require(found[0].letter.sender.lower() == name.lower(), f"{handle} was not sent by {name}.")
         else:
             most, before = min(limit, PAGE_LIMIT), _number(after)
             found = await chosen.storage.read(lambda database: database.mail.sent(me, name, before=before, limit=most))
@@ -314,8 +250,8 @@ class MailCalls(Calls):
                 database.mail.is_read(mailed.record, reader),
             )
         )
-        _require(
-            is_reader or _wrote(mailed, reader),
+        require(
+            is_reader or wrote(mailed, reader),
             f"{mail_shown.handle_of(mailed.hash).short} is neither to {name} nor from it.",
         )
         if is_reader and not is_read and not peek:
@@ -345,7 +281,7 @@ class MailCalls(Calls):
         standing = await chosen.storage.read(partial(_standing, letters, reader))
         mine = [mailed for mailed, is_party, _ in standing if is_party]
         if handle is not None:
-            _require(bool(mine), f"{handle} is neither to {name} nor from it.")
+            require(bool(mine), f"{handle} is neither to {name} nor from it.")
         await chosen.mailroom.say("closed", mine, name, status=status, reason=reason, ticket=ticket or "")
         updated = sum(is_party and not was_closed for _, is_party, was_closed in standing)
         short = mail_shown.handle_of(letters[0].hash).short if handle is not None else ""
@@ -433,108 +369,6 @@ class MailCalls(Calls):
             why = "is known" if not there else "can be reached now"
             raise RefusedError(f"Nobody that {meant.shown} means {why}.", "With --queue it is sent all the same.")
 
-    # Threads
-
-    async def thread(self, *, mesh: str | None, of: str, agent: str | None, session: Session) -> ThreadView:
-        chosen, reader, _ = await self._reader(mesh, agent, session)
-        # A person, or a program that is no agent, sees all that is on this machine.
-        everything = agent is None and not session.agent
-        if is_name(of):
-            letters = await chosen.storage.read(lambda database: database.mail.of_thread(of, THREAD_LIMIT))
-        else:
-            start = await self._letter(chosen, of)
-            letters = await chosen.storage.read(partial(_chain, start))
-        standing = await chosen.storage.read(partial(_listed, letters, reader, everything))
-        lines = mail_shown.fitting(mail_shown.line(chosen, each) for each in standing[::-1])[::-1]
-        here = {each.mailed.hash for each in standing}
-        missing = {
-            each.mailed.letter.reply_to: None for each in standing if each.mailed.letter.reply_to not in (b"", *here)
-        }
-        return ThreadView(
-            name=of,
-            messages=lines,
-            missing=tuple(str(mail_shown.handle_of(each)) for each in missing),
-        )
-
-    async def threads(self, *, mesh: str | None) -> Threads:
-        chosen = self.mesh(mesh)
-        me = chosen.machine.keys.identity.node
-        found = await chosen.storage.read(lambda database: database.mail.topics(me))
-        infos = mail_shown.fitting(_thread_info(*each) for each in found)
-        return Threads(infos, len(found) - len(infos))
-
-    async def thread_create(self, *, mesh: str | None, name: str, description: str) -> ThreadInfo:
-        chosen = self.mesh(mesh)
-        check_name(name, "thread")
-        if not is_showable(description) or len(description) > REASON_LIMIT:
-            raise UsageError(f"A description is one line of at most {REASON_LIMIT} characters.")
-        (record,) = await chosen.journal.append(Thread(name=name, description=description))
-        me = chosen.machine.keys.identity.node
-        found = await chosen.storage.read(lambda database: database.mail.topics(me))
-        count = next((each[3] for each in found if each[0].lower() == name.lower()), 0)
-        return _thread_info(name, description, record.hash, count)
-
-    async def search(
-        self, *, mesh: str | None, query: str, agent: str | None, limit: int, session: Session
-    ) -> SearchResult:
-        chosen, reader, name = await self._reader(mesh, agent, session)
-        if not query.split():
-            raise UsageError("Search for what?", "Give words that stand in the subject or the text.")
-        everything, most = agent is None and not session.agent, min(limit, PAGE_LIMIT)
-        letters = await chosen.storage.read(lambda database: database.mail.search(query, limit=TICKET_LIMIT))
-        found = await chosen.storage.read(partial(_listed, letters, reader, everything))
-        lines = mail_shown.fitting(mail_shown.line(chosen, each) for each in found[:most])
-        return SearchResult(chosen.agents.ref(name, reader.node), lines)
-
-    # What these share
-
-    def _mesh_of(self, mesh: str | None, session: Session) -> Mesh:
-        """The mesh that is meant; for who is bound to an agent, that agent's, unless it was left since."""
-        is_open = bool(session.mesh) and bytes.fromhex(session.mesh) in self.node.meshes
-        return self.mesh(mesh or (session.mesh if is_open else None))
-
-    async def _ensure_known(self, mesh: Mesh, name: str) -> None:
-        me = mesh.machine.keys.identity.node
-        if (me, name.lower()) not in await mesh.agents.known():
-            await mesh.agents.register(name)
-
-    async def _reader(self, mesh: str | None, agent: str | None, session: Session) -> tuple[Mesh, Reader, str]:
-        chosen = self._mesh_of(mesh, session)
-        name = chosen.agents.who_asks(session, agent)
-        return chosen, await chosen.agents.reader(name), name
-
-    async def _digest(self, mesh: Mesh, text: str) -> bytes:
-        """The hash that a message's handle means. Raises UsageError, NobodyFoundError, RefusedError."""
-        handle = Handle.parse(text)
-        if handle.table != MESSAGES:
-            raise UsageError(f"{text} is no message.", "A message's handle looks like h&l_messages_0123456789ab.")
-        found = await mesh.storage.read(lambda database: database.mail.find(handle.digits))
-        if len(found) > 1:
-            full = " or ".join(str(mail_shown.handle_of(each)) for each in found)
-            raise RefusedError(f"{handle.short} may be {full}.", "Use one of the full handles.")
-        if not found:
-            raise NobodyFoundError(
-                f"No message {handle.short} is on this machine.", "It may not have arrived: see tether status."
-            )
-        return found[0]
-
-    async def _letter(self, mesh: Mesh, text: str) -> Mailed:
-        digest = await self._digest(mesh, text)
-        mailed, expired = await mesh.storage.read(
-            lambda database: (database.mail.letter(digest), database.mail.is_expired(digest))
-        )
-        if mailed is not None:
-            return mailed
-        short = mail_shown.handle_of(digest).short
-        if expired:
-            raise ExpiredError(f"{short} has expired.", "Its sender can send it again.")
-        raise RefusedError(f"{short} is not for this machine: it only carries it, sealed.")
-
-    async def _message(self, mesh: Mesh, mailed: Mailed, reader: Reader) -> Message:
-        listed, reason = await mesh.storage.read(partial(_one, mailed, reader))
-        progress = await mesh.mailroom.progress(mailed) if _wrote(mailed, reader) else []
-        return mail_shown.message(mesh, listed, reason, progress)
-
 
 def _check(subject: str, text: str, ticket: str, thread: str, key: str) -> None:
     if len(subject) > SUBJECT_LIMIT or not is_showable(subject):
@@ -545,15 +379,6 @@ def _check(subject: str, text: str, ticket: str, thread: str, key: str) -> None:
         raise UsageError(f"Tickets, threads and keys are lines of at most {WORD_LIMIT} characters that can be shown.")
     if thread:
         check_name(thread, "thread")
-
-
-def _require(holds: bool, what: str) -> None:
-    if not holds:
-        raise RefusedError(what, "Name the agent whose mail it is: --for AGENT.")
-
-
-def _wrote(mailed: Mailed, reader: Reader) -> bool:
-    return (mailed.node, mailed.letter.sender.lower()) == (reader.node, reader.name)
 
 
 def _may_come_further(mesh: Mesh, progress: list[Progress]) -> bool:
@@ -579,10 +404,6 @@ def _place(after: str | None) -> tuple[int, bytes] | None:
         raise UsageError(f"{after!r:.40} is no cursor.", "Give what `next` of the page before was.") from None
 
 
-def _thread_info(name: str, description: str, digest: bytes, count: int) -> ThreadInfo:
-    return ThreadInfo(name, description, mail_shown.handle_of(digest).short if digest else "", count)
-
-
 def _by_key(node: NodeId, sender: str, key: str, database: Database) -> Mailed | None:
     digest = database.mail.by_key(node, sender, key)
     return None if digest is None else database.mail.letter(digest)
@@ -594,45 +415,13 @@ def _unread(reader: Reader, after: int, database: Database) -> tuple[list[Listed
     return found, database.mail.count_unread(reader) if found else 0
 
 
-def _one(mailed: Mailed, reader: Reader, database: Database) -> tuple[Listed, str]:
-    closed = database.mail.closed(mailed.record, reader.node)
-    status, reason = closed or ("", "")
-    return Listed(mailed, database.mail.is_read(mailed.record, reader), status), reason
-
-
-def _listed(letters: list[Mailed], reader: Reader, everything: bool, database: Database) -> list[Listed]:
-    found = []
-    for each in letters:
-        if everything or _wrote(each, reader) or database.mail.is_for(each.record, reader):
-            found.append(_one(each, reader, database)[0])
-    return found
-
-
 def _standing(letters: list[Mailed], reader: Reader, database: Database) -> list[tuple[Mailed, bool, bool]]:
     """Of each letter, whether this agent is party to it, and whether it is closed already."""
     return [
         (
             each,
-            _wrote(each, reader) or database.mail.is_for(each.record, reader),
+            wrote(each, reader) or database.mail.is_for(each.record, reader),
             database.mail.closed(each.record, reader.node) is not None,
         )
         for each in letters
     ]
-
-
-def _chain(start: Mailed, database: Database) -> list[Mailed]:
-    """All that a letter answers, and all that answers any of it, oldest first."""
-    top = start
-    for _ in range(CHAIN_DEPTH):
-        above = database.mail.letter(top.letter.reply_to) if top.letter.reply_to else None
-        if above is None:
-            break
-        top = above
-    found: dict[bytes, Mailed] = {top.hash: top}
-    waiting = [top]
-    while waiting and len(found) < THREAD_LIMIT:
-        for reply in database.mail.replies(waiting.pop().hash, THREAD_LIMIT):
-            if reply.hash not in found:
-                found[reply.hash] = reply
-                waiting.append(reply)
-    return sorted(found.values(), key=lambda each: each.rank)
