@@ -20,7 +20,7 @@ def check_name(text: str, what: str = "name") -> str:
     """`text`, or UsageError with what a name is."""
     if not is_name(text):
         raise UsageError(
-            f"{text!r} cannot be a {what}.",
+            f"{text!r} cannot be {'an' if what[0] in 'aeiou' else 'a'} {what}.",
             "Use letters, digits, dots, dashes and underscores, at most 63, a letter or digit first.",
         )
     return text

@@ -30,14 +30,16 @@ class DeliveryCalls(Calls):
 
     async def delivery_tmux(self, *, mesh: str | None, agent: str, socket: str | None, pane: str | None) -> Deliveries:
         chosen = self.mesh(mesh)
-        name = await self._known(chosen, agent)
-        await chosen.waking.set_way(name, await register_pane(socket, pane))
+        found = await register_pane(socket, pane)
+        name = await self._made_known(chosen, agent)
+        await chosen.waking.set_way(name, found)
         return await self._deliveries(chosen, name)
 
     async def delivery_exec(self, *, mesh: str | None, agent: str, argv: tuple[str, ...]) -> Deliveries:
         chosen = self.mesh(mesh)
-        name = await self._known(chosen, agent)
-        await chosen.waking.set_way(name, await self.node.machine.offload(lambda: find_hook(argv)))
+        found = await self.node.machine.offload(lambda: find_hook(argv))
+        name = await self._made_known(chosen, agent)
+        await chosen.waking.set_way(name, found)
         return await self._deliveries(chosen, name)
 
     async def delivery_off(self, *, mesh: str | None, agent: str) -> Deliveries:
@@ -51,6 +53,10 @@ class DeliveryCalls(Calls):
         name = None if agent is None else await self._known(chosen, agent)
         await chosen.waking.pause(name, paused)
         return await self._deliveries(chosen, name)
+
+    async def _made_known(self, mesh: Mesh, agent: str) -> str:
+        """The same, and one that was not known is from now on: whoever sets how it is told means that there is one."""
+        return (await mesh.agents.register(agent)).agent.name
 
     async def _known(self, mesh: Mesh, agent: str) -> str:
         """An agent of this machine, as it is written."""

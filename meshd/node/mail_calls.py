@@ -255,6 +255,8 @@ class MailCalls(MailAsking):
             f"{mail_shown.handle_of(mailed.hash).short} is neither to {name} nor from it.",
         )
         if is_reader and not is_read and not peek:
+            as_written = (each.name for each in mailed.letter.to if each.key == (reader.name, reader.node))
+            await self._ensure_known(chosen, next(as_written, name))
             await chosen.mailroom.say("read", [mailed], name)
         return await self._message(chosen, mailed, reader)
 
@@ -292,6 +294,7 @@ class MailCalls(MailAsking):
     ) -> Waited:
         chosen, _, name = await self._reader(mesh, agent, session)
         start = _number(after) or 0
+        await self._ensure_known(chosen, name)  # who waits for mail wants to be written to
         with trio.move_on_after(seconds):
             while True:
                 changed = chosen.mailroom.changed

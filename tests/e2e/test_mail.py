@@ -206,8 +206,8 @@ WRONG = {
     "a subject that controls": (2, ["vic@ben", f"hi{EVIL}", "t"], "subject", b""),
     "a subject of two lines": (2, ["vic@ben", "hi\nFrom: boss", "t"], "subject", b""),
     "a subject without end": (2, ["vic@ben", "x" * 201, "t"], "200", b""),
-    "a name that looks like another": (2, ["cоdex@ben", "s", "t"], "cannot be a", b""),  # noqa: RUF001
-    "a name with a space behind": (2, ["codex @ben", "s", "t"], "cannot be a", b""),
+    "a name that looks like another": (2, ["cоdex@ben", "s", "t"], "cannot be an agent", b""),  # noqa: RUF001
+    "a name with a space behind": (2, ["codex @ben", "s", "t"], "cannot be an agent", b""),
     "a sender that looks like another": (2, ["vic@ben", "s", "t", "--from", "кim"], "name", b""),
     "a sender with a space behind": (2, ["vic@ben", "s", "t", "--from", "kim "], "name", b""),
     "a target of no kind": (2, ["role:x", "s", "t"], "tag:", b""),

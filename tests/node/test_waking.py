@@ -62,6 +62,7 @@ class Bench:
     def __init__(self, path: Path) -> None:
         self.path, self.mail, self.world = path, FakeMail(), World()
         self.clocks = Clocks(lambda: int(trio.current_time() * 1000) + 10**12, lambda: 0)
+        self.registered: list[str] = []
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Waking]:
@@ -74,7 +75,13 @@ class Bench:
 
     def calls(self, made: Waking) -> DeliveryCalls:
         """The context's part, in a node with one mesh."""
-        mesh = SimpleNamespace(waking=made, name="home", hex="ab" * 32, name_of=lambda node: "tower")
+
+        async def register(name: str) -> object:
+            self.registered.append(name)
+            return SimpleNamespace(agent=SimpleNamespace(name=name))
+
+        agents = SimpleNamespace(register=register)
+        mesh = SimpleNamespace(waking=made, agents=agents, name="home", hex="ab" * 32, name_of=lambda node: "tower")
         machine = SimpleNamespace(keys=SimpleNamespace(identity=SimpleNamespace(node=bytes(32))), offload=inline)
         return DeliveryCalls(SimpleNamespace(meshes={b"": mesh}, unopened=[], machine=machine))  # type: ignore[arg-type]
 
@@ -270,7 +277,12 @@ class TestCalls:
         async with bench.running() as made:
             calls = bench.calls(made)
             with pytest.raises(NobodyFoundError, match="tether agent register nobody"):
-                await calls.delivery_exec(mesh=None, agent="nobody", argv=("true",))
+                await calls.delivery_test(mesh=None, agent="nobody", now=True)
+            with pytest.raises(RefusedError):
+                await calls.delivery_exec(mesh=None, agent="nobody", argv=("no-such-program-here",))
+            assert not bench.registered, "what was refused makes nobody known"
+            await calls.delivery_exec(mesh=None, agent="nobody", argv=("true",))
+            assert bench.registered == ["nobody"], "who says how an agent is told means that there is one"
 
     async def test_a_hook_that_is_not_there_is_refused(self, bench: Bench, autojump_clock: object) -> None:
         async with bench.running() as made:
