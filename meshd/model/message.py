@@ -34,6 +34,9 @@ LETTERS_LIMIT: Final = 64
 RECIPIENTS_LIMIT: Final = 64
 """Machines that one letter is sealed for: a box of 176 bytes and a quarter of a millisecond each."""
 
+WITHOUT_LIMIT: Final = 256
+"""Records without a body that one word of arrival names; what is beyond the last of them is for the next."""
+
 BOX_LIMIT: Final = 160
 SEALED_LIMIT: Final = 240 * 1024
 SALT_SIZE: Final = 32
@@ -195,11 +198,14 @@ class OpenMail:
 
 @attrs.frozen(kw_only=True)
 class Reached:
-    """`mail.reached`: all mail of this chain for the author's machine, up to `sequence`, is there and was looked at."""
+    """`mail.reached`: all mail of this chain for the author's machine, up to `sequence`, is there and was looked at, but for
+    records that came without a body: for whom those were, only their author can know."""
 
     signing_key: bytes = attrs.field(validator=_DIGEST)
     generation: int = attrs.field(validator=number(1, (1 << 63) - 1))
     sequence: int = attrs.field(validator=number(1, (1 << 63) - 1))
+    without: tuple[int, ...] = attrs.field(validator=each(WITHOUT_LIMIT, number(1, (1 << 63) - 1)))
+    """Their numbers, since the last such word."""
 
 
 @attrs.frozen(kw_only=True)

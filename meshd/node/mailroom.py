@@ -239,8 +239,8 @@ class Mailroom:
             )
         )
         reached = [
-            Reached(signing_key=chain.author, generation=chain.generation, sequence=number)
-            for chain, number in chains
+            Reached(signing_key=chain.author, generation=chain.generation, sequence=number, without=without)
+            for chain, number, without in chains
             if chain.log is Log.DATA
         ]
         words = [each for agent, (about, parties) in noted.items() for each in self._notices(agent, about, parties)]
@@ -294,10 +294,9 @@ def _forget_unreadable(digests: Sequence[bytes], database: Database) -> None:
 
 def _look_up_progress(mailed: Mailed, me: NodeId, everybody: frozenset[NodeId], database: Database) -> list[Progress]:
     parties = database.mail.parties(mailed.record) or sorted(everybody | {me})
-    author, generation = mailed.chain.author, mailed.chain.generation
 
     def is_there(node: NodeId) -> bool:
-        return database.mail.reached(author, generation, node) >= mailed.sequence
+        return database.mail.has_reached(mailed.chain, mailed.sequence, node)
 
     return _progress(mailed.letter, parties, database.mail.words(mailed.record), me, is_there)
 

@@ -12,10 +12,13 @@ import apsw
 import attrs
 
 from meshd.model.identity import NodeId, node_id
-from meshd.model.message import Card, Letter, OpenMail, Post, Reached, Said, SealedMail, Thread, Words
+from meshd.model.message import WITHOUT_LIMIT, Card, Letter, OpenMail, Post, Reached, Said, SealedMail, Thread, Words
 from meshd.model.record import Header, Log, LogId, Record
 from meshd.store.folding import clock_of, rank
 from meshd.wire.codec import decode_body, encode_body
+
+LETTERS: Final = ("mail.sealed", "mail.open")
+"""Types of records that a letter may be in."""
 
 COUNTED: Final = 1_000
 """Unread letters that are counted: who has more is told this number, and each wait would count them all."""
@@ -129,7 +132,10 @@ class Mail:
             case OpenMail(letter=letter) if letter.is_sound():
                 self._fold_letter(record, place, letter, is_open=True)
             case Reached():
-                self._insert("reached", *place, record.header.node, body.signing_key, body.generation, body.sequence)
+                of = (body.signing_key, body.generation)
+                self._insert("reached", *place, record.header.node, *of, body.sequence)
+                for number in body.without:
+                    self._insert("withheld", *of, number, record.header.node, place[0])
             case Card() if body.is_sound():
                 content = encode_body(body)
                 self._insert("card", *place, rank(record), record.header.node, body.name.lower(), content)
@@ -213,7 +219,7 @@ class Mail:
         first = bytes.fromhex(digits)
         last = first + b"\xff" * (32 - len(first))
         rows = self._rows("SELECT hash, header FROM record WHERE hash BETWEEN ? AND ? LIMIT 16", first, last)
-        return [row[0] for row in rows if Header.decode(row[1]).type in ("mail.sealed", "mail.open")][:2]
+        return [row[0] for row in rows if Header.decode(row[1]).type in LETTERS][:2]
 
     def is_expired(self, digest: bytes) -> bool:
         """Whether the record is here and its body is gone, or will be in a moment."""
@@ -377,8 +383,19 @@ class Mail:
 
     # How far
 
+    def has_reached(self, chain: LogId, sequence: int, node: NodeId) -> bool:
+        """Whether a machine says that this letter of an author, which is for it, is there."""
+        if self.reached(chain.author, chain.generation, node) < sequence:
+            return False
+        row = self._row(
+            "SELECT 1 FROM withheld w JOIN live_reached r ON r.record = w.record"
+            " WHERE w.author = ? AND w.generation = ? AND w.number = ? AND w.node = ?",
+            *(chain.author, chain.generation, sequence, node),
+        )
+        return row is None
+
     def reached(self, author: bytes, generation: int, node: NodeId) -> int:
-        """Up to which number an author's mail for this machine is there."""
+        """Up to which number an author's mail for this machine is there, but for what came without a body."""
         row = self._row(
             "SELECT number FROM live_reached WHERE author = ? AND generation = ? AND node = ?"
             " ORDER BY number DESC LIMIT 1",
@@ -386,18 +403,37 @@ class Mail:
         )
         return 0 if row is None else int(row[0])
 
-    def unacknowledged(self, node: NodeId) -> list[tuple[LogId, int]]:
-        """Chains with letters of others here that this machine has not said to have, and their last number."""
+    def unacknowledged(self, node: NodeId) -> list[tuple[LogId, int, tuple[int, ...]]]:
+        """Chains with letters of others here that this machine has not said to have, up to which number it can say so, and
+        the numbers of mail below that came without a body."""
         rows = self._rows(
             "SELECT k.author, k.log, k.generation, (SELECT max(l.sequence) FROM letter l WHERE l.chain = k.id"
             " AND l.sequence <= k.upto) FROM chain k"
         )
         found = [(LogId(row[0], Log(row[1]), row[2]), row[3]) for row in rows if row[3] is not None]
-        return [
-            (chain, last)
-            for chain, last in found
-            if node_id(chain.author) != node and last > self.reached(chain.author, chain.generation, node)
-        ]
+        open_ones = []
+        for chain, last in found:
+            said = self.reached(chain.author, chain.generation, node)
+            if node_id(chain.author) != node and last > said:
+                without = self._without_body(chain, said, last)
+                upto = last if len(without) <= WITHOUT_LIMIT else without[WITHOUT_LIMIT] - 1
+                open_ones.append((chain, upto, tuple(without[:WITHOUT_LIMIT])))
+        return open_ones
+
+    def _without_body(self, chain: LogId, after: int, upto: int) -> list[int]:
+        """Numbers of mail of a chain without a body, between these: one more than one word names, at most."""
+        rows = self._rows(
+            "SELECT r.sequence, r.header FROM record r JOIN chain c ON c.id = r.chain WHERE c.author = ? AND c.log = ?"
+            " AND c.generation = ? AND r.sequence > ? AND r.sequence <= ? AND r.body IS NULL ORDER BY r.sequence",
+            *(chain.author, int(chain.log), chain.generation, after, upto),
+        )
+        found: list[int] = []
+        for sequence, header in rows:
+            if Header.decode(header).type in LETTERS:
+                found.append(sequence)
+                if len(found) > WITHOUT_LIMIT:
+                    break
+        return found
 
     # Agents and threads
 

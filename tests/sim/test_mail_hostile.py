@@ -221,7 +221,9 @@ async def test_any_bytes(autojump_clock: object, tmp_path: Path) -> None:
             await eve.mesh.journal.append(
                 OpenMail(letter=a_letter("x", Agent("lee", ann.id), target=target, subject="bad"))
             )
-        await eve.mesh.journal.append(Reached(signing_key=me, generation=(1 << 63) - 1, sequence=(1 << 63) - 1))
+        await eve.mesh.journal.append(
+            Reached(signing_key=me, generation=(1 << 63) - 1, sequence=(1 << 63) - 1, without=())
+        )
         await heard(eve, ann)
         await trio.sleep(5)
         page = await lee.inbox()

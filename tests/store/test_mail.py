@@ -7,8 +7,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meshd.model.announcement import Tag
 from meshd.model.identity import NodeId
-from meshd.model.message import Agent, Box, Card, Letter, OpenMail, Reached, Said, SealedMail, Target, Thread, Words
+from meshd.model.message import (
+    WITHOUT_LIMIT,
+    Agent,
+    Box,
+    Card,
+    Letter,
+    OpenMail,
+    Reached,
+    Said,
+    SealedMail,
+    Target,
+    Thread,
+    Words,
+)
 from meshd.model.record import Record
 from meshd.store.database import Database
 from meshd.store.mail import Reader, agent_key
@@ -170,12 +184,57 @@ def test_arrivals_are_acknowledged_once_and_not_our_own(database: Database, two:
     ann, ben = two
     mailed(database, ann, letter("kim", Agent("lee", ben.node)), ben)
     mailed(database, ben, letter("lee", Agent("lee", ben.node)))
-    assert database.mail.unacknowledged(ben.node) == [(ann.data, 1)]
-    reached = Reached(signing_key=ann.keys.identity.signing_key, generation=1, sequence=1)
+    assert database.mail.unacknowledged(ben.node) == [(ann.data, 1, ())]
+    reached = Reached(signing_key=ann.keys.identity.signing_key, generation=1, sequence=1, without=())
     put(database, ben.say(reached), reached)
     assert database.mail.unacknowledged(ben.node) == []
     assert database.mail.reached(ann.keys.identity.signing_key, 1, ben.node) == 1
     assert database.mail.reached(ann.keys.identity.signing_key, 1, ann.node) == 0
+
+
+def withheld(database: Database, author: Author, reader: Author) -> Record:
+    """A letter that came as expired, by the word of who carried it."""
+    record, body = sealed(author, reader, ttl=10)
+
+    def job(d: Database) -> None:
+        d.records.insert(record.without_body(), age_ms=11_000, now_ms=NOW)
+        d.mail.fold(record.without_body(), body, None)
+
+    (done,) = database.commit([job])
+    assert done.error is None
+    return record
+
+
+def test_a_letter_that_came_without_its_body_is_not_called_there(
+    database: Database, two: tuple[Author, Author]
+) -> None:
+    ann, ben = two
+
+    def say() -> tuple[int, ...]:
+        ((chain, number, without),) = database.mail.unacknowledged(ben.node)
+        said = Reached(signing_key=chain.author, generation=chain.generation, sequence=number, without=without)
+        put(database, ben.say(said), said)
+        return without
+
+    mailed(database, ann, letter("kim", Agent("lee", ben.node)), ben)
+    withheld(database, ann, ben)
+    tag = Tag(table="inline", digest=bytes(32), add=(), remove=())
+    database.commit([lambda d: d.records.insert(ann.say(tag, ttl=1).without_body(), age_ms=2_000, now_ms=NOW)])
+    mailed(database, ann, letter("kim", Agent("lee", ben.node)), ben)
+    assert say() == (2,), "of other records nobody claims anything"
+    there = [database.mail.has_reached(ann.data, number, ben.node) for number in (1, 2, 4, 5)]
+    assert there == [True, False, True, False]
+    mailed(database, ann, letter("kim", Agent("lee", ben.node)), ben)
+    assert say() == (), "each is named once"
+    assert not database.mail.has_reached(ann.data, 2, ben.node)
+    # More than one word can name: it says no more than it can.
+    for _ in range(WITHOUT_LIMIT + 3):
+        withheld(database, ann, ben)
+    mailed(database, ann, letter("kim", Agent("lee", ben.node)), ben)
+    assert len(say()) == WITHOUT_LIMIT
+    assert database.mail.reached(ann.keys.identity.signing_key, 1, ben.node) == 5 + WITHOUT_LIMIT
+    assert say() == tuple(range(6 + WITHOUT_LIMIT, 9 + WITHOUT_LIMIT))
+    assert database.mail.unacknowledged(ben.node) == []
 
 
 def test_what_does_not_open_is_kept_for_an_answer(database: Database, two: tuple[Author, Author]) -> None:
@@ -269,7 +328,7 @@ def test_the_order_of_arrival_makes_no_difference(chance: Any) -> None:
 
 
 def _reached(by: Author, author: Author) -> tuple[Record, Reached]:
-    body = Reached(signing_key=author.keys.identity.signing_key, generation=1, sequence=1)
+    body = Reached(signing_key=author.keys.identity.signing_key, generation=1, sequence=1, without=())
     return by.say(body), body
 
 

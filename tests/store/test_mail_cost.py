@@ -37,7 +37,7 @@ def deliver(database: Database, ann: Author, ben: Author, count: int) -> None:
         digest = mailed(database, ann, letter("kim", Agent("lee", ben.node), **how), ben)
         mailed(database, ben, words("closed" if number % 3 == 1 else "read", "lee", digest), ann)
         reached = Reached(
-            signing_key=ann.keys.identity.signing_key, generation=1, sequence=ann.heads[ann.data].sequence
+            signing_key=ann.keys.identity.signing_key, generation=1, sequence=ann.heads[ann.data].sequence, without=()
         )
         put(database, ben.say(reached), reached)
 

@@ -97,7 +97,7 @@ BODIES: list[Body] = [
             key="once",
         )
     ),
-    Reached(signing_key=NEWCOMER.identity.signing_key, generation=1, sequence=7),
+    Reached(signing_key=NEWCOMER.identity.signing_key, generation=1, sequence=7, without=(2, 5)),
     Thread(name="release", description="what is left"),
     Card(
         name="codex",
@@ -168,6 +168,7 @@ BROKEN: list[tuple[str, str, bytes]] = [
     ("a long key", "mail.open", letter(key="x" * 101)),
     ("a long answer", "mail.open", letter(reply_to=bytes(33))),
     ("generation 0 reached", "mail.reached", changed(15, generation=0)),
+    ("257 without a body", "mail.reached", changed(15, without=[1] * 257)),
     ("number 0 reached", "mail.reached", changed(15, sequence=0)),
     ("a long name of a thread", "mail.thread", changed(16, name="x" * 64)),
     ("a long label", "agent.card", changed(17, label="x" * 64)),

@@ -77,6 +77,16 @@ CREATE TABLE reached (        -- how far a chain's mail has come on a machine th
 ) STRICT;
 CREATE INDEX reached_chain ON reached (author, generation, node, number);
 
+CREATE TABLE withheld (       -- numbers below that which came there without a body: as expired, perhaps by a carrier's word alone
+  author BLOB NOT NULL,
+  generation INTEGER NOT NULL,
+  number INTEGER NOT NULL,
+  node BLOB NOT NULL,
+  record INTEGER NOT NULL REFERENCES reached (record) ON DELETE CASCADE,
+  PRIMARY KEY (author, generation, number, node, record)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX withheld_record ON withheld (record);
+
 CREATE TABLE unreadable (     -- mail for this machine that does not open
   record INTEGER PRIMARY KEY REFERENCES record (id),
   hash BLOB NOT NULL
