@@ -23,8 +23,9 @@ CROSSING: Final = 10.0
 REPLACED_LIMIT: Final = 3
 """Replacements in REPLACED_WITHIN that have innocent reasons: a wake from sleep, another network, a restart."""
 
-REPLACED_WITHIN: Final = 60.0
-"""Seconds over which replacements are counted."""
+REPLACED_WITHIN: Final = 180.0
+"""Seconds over which replacements are counted. Each of two holders waits longer before it dials again, so that on a busy
+machine a minute held three of them and no fourth ever followed in time: neither was told."""
 
 TOLD_AGAIN: Final = 3600.0
 """Seconds before the same is told again: who has heard it needs time to act."""

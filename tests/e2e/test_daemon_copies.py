@@ -67,7 +67,7 @@ def test_a_copied_state_directory_beside_the_original(start: Start, tmp_path: Pa
 
 @pytest.mark.soak
 def test_two_live_holders_of_one_key_are_told_and_so_is_who_meets_both(start: Start, tmp_path: Path) -> None:
-    """Their sessions replace each other, more than three times in a minute."""
+    """Their sessions replace each other, more than three times in three minutes."""
     ann, ben = pair(start)
     ann.stop()
     shutil.copytree(ann.state, tmp_path / "twin", symlinks=True)
