@@ -1,8 +1,8 @@
 """What may be asked about mail: the part of the context that carries messages."""
 
-from collections import defaultdict
 from functools import partial
 from typing import TYPE_CHECKING, Final
+from weakref import WeakValueDictionary
 
 import trio
 
@@ -52,7 +52,8 @@ class MailCalls(MailAsking):
 
     def __init__(self, node: "Node") -> None:
         super().__init__(node)
-        self._keyed: defaultdict[tuple[str, str, str], trio.Lock] = defaultdict(trio.Lock)
+        self._keyed: WeakValueDictionary[tuple[str, str, str], trio.Lock] = WeakValueDictionary()
+        """Whose turn it is to send with a key: each lasts as long as somebody holds it or waits for it."""
 
     # Sending
 
@@ -77,61 +78,40 @@ class MailCalls(MailAsking):
         chosen = self._mesh_of(mesh, session)
         name = chosen.agents.who_sends(session, sender)
         _check(subject, text, ticket or "", thread or "", key or "")
-        if key is None:
-            return await self._send(
-                chosen, name, to, subject, text, attach, tags, ttl, ticket, thread, reply_to, "", wait
-            )
-        # A retry may come while the first try is still being written.
-        async with self._keyed[chosen.hex, name.lower(), key]:
-            try:
-                before = await chosen.storage.read(partial(_by_key, chosen.machine.keys.identity.node, name, key))
-                if before is not None:
-                    return mail_shown.sent(chosen, before, await self._settled(chosen, before, wait), again=True)
-                return await self._send(
-                    chosen, name, to, subject, text, attach, tags, ttl, ticket, thread, reply_to, key, wait
-                )
-            finally:
-                if not self._keyed[chosen.hex, name.lower(), key].statistics().tasks_waiting:
-                    del self._keyed[chosen.hex, name.lower(), key]
 
-    async def _send(
-        self,
-        mesh: Mesh,
-        sender: str,
-        to: str,
-        subject: str,
-        text: str,
-        attach: tuple[str, ...],
-        tags: tuple[str, ...],
-        ttl: int,
-        ticket: str | None,
-        thread: str | None,
-        reply_to: str | None,
-        key: str,
-        wait: float,
-    ) -> Sent:
-        await self._ensure_known(mesh, sender)
-        meant = await mesh.agents.meant(to, sender)
-        answered = b"" if reply_to is None else await self._digest(mesh, reply_to)
-        letter = Letter(
-            sender=sender,
-            target=meant.target,
-            to=meant.agents,
-            subject=subject,
-            text=text,
-            attached=await self._attached(mesh, attach, meant),
-            tags=check_tags(tags),
-            ticket=ticket or "",
-            thread=thread or "",
-            reply_to=answered,
-            key=key,
-        )
-        posted = await mesh.mailroom.send(letter, meant.machines, ttl)
-        progress = posted.progress
-        if wait and _may_come_further(mesh, progress):
-            mailed = await mesh.storage.read(lambda database: database.mail.letter(posted.hash))
-            progress = progress if mailed is None else await self._settled(mesh, mailed, wait)
-        return mail_shown.sent(mesh, posted, progress, note=meant.note)
+        async def write() -> Sent:
+            await self._ensure_known(chosen, name)
+            meant = await chosen.agents.meant(to, name)
+            answered = b"" if reply_to is None else await self._digest(chosen, reply_to)
+            letter = Letter(
+                sender=name,
+                target=meant.target,
+                to=meant.agents,
+                subject=subject,
+                text=text,
+                attached=await self._attached(chosen, attach, meant),
+                tags=check_tags(tags),
+                ticket=ticket or "",
+                thread=thread or "",
+                reply_to=answered,
+                key=key or "",
+            )
+            posted = await chosen.mailroom.send(letter, meant.machines, ttl)
+            progress = posted.progress
+            if wait and _may_come_further(chosen, progress):
+                mailed = await chosen.storage.read(lambda database: database.mail.letter(posted.hash))
+                progress = progress if mailed is None else await self._settled(chosen, mailed, wait)
+            return mail_shown.sent(chosen, posted, progress, note=meant.note)
+
+        if key is None:
+            return await write()
+        # A retry may come while the first try is still being written.
+        turn = self._keyed.setdefault((chosen.hex, name.lower(), key), trio.Lock())
+        async with turn:
+            before = await chosen.storage.read(partial(_by_key, chosen.machine.keys.identity.node, name, key))
+            if before is None:
+                return await write()
+        return mail_shown.sent(chosen, before, await self._settled(chosen, before, wait), again=True)
 
     async def _settled(self, mesh: Mesh, mailed: Mailed, wait: float) -> list[Progress]:
         """How far it has come; up to `wait`, once it is with those whose machines are linked."""
