@@ -64,8 +64,11 @@ def test_mail_for_who_is_off_comes_past_a_third_and_says_nothing_to_it(mesh) -> 
     found = bob.call("inbox", agent=reader, include_closed=True)["messages"]
     assert [each["full"] for each in found] == [sent["full"]], "once, and the brief one never"
 
-    for disk in (carried, on_disk(cat)):
-        for word in (text, subject, reader, ticket, tag, thread, reason):
+    after = on_disk(cat)
+    for disk in (carried, after):
+        for word in (text, subject, ticket, tag, thread, reason):
             assert not [form for form in forms(word) if form in disk], word
         # What an agent says of itself is for all members: the same search finds it, or it would prove nothing.
         assert sender.encode() in disk
+    assert not [form for form in forms(reader) if form in carried], "for whom on that machine it is, is sealed"
+    assert reader.encode() in after, "the reader has made itself known by reading"
