@@ -12,6 +12,9 @@ from meshd.errors import UsageError
 ENV_PASSPHRASE: Final = "TETHER_PASSPHRASE"  # noqa: S105  a name, no secret
 """The passphrase or code, for scripts: unlike an argument it is not shown by `ps` to other users."""
 
+ENV_AGENT: Final = "TETHER_AGENT_ID"
+"""Which agent of this machine a program is."""
+
 ENV_QUIC_ENGINE: Final = "TETHER_QUIC_ENGINE"
 """`qh3` or `aioquic`; otherwise qh3 where it is installed."""
 

@@ -17,6 +17,7 @@ import termios
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ WITHIN = 40.0
 
 _ROOT = Path(__file__).parents[1]
 _PIPE_HOLDS = 65_536
+
+
+def take_terminal(name: str) -> None:
+    """In a new session, before its program begins: have this terminal, as the first that a session leader opens."""
+    os.close(os.open(name, os.O_RDWR))
 
 
 class Run:
@@ -64,10 +70,6 @@ class Run:
                 ours.callback(os.close, slave)
                 termios.tcsetwinsize(slave, (24, 120))
             name = os.ttyname(slave) if terminal else ""
-
-            def take_terminal() -> None:
-                os.close(os.open(name, os.O_RDWR))  # the first that a session leader opens becomes its own
-
             # A session of its own: no terminal of whoever runs the tests is there to ask on.
             self._process = subprocess.Popen(
                 command,
@@ -78,7 +80,7 @@ class Run:
                 stderr=slave,
                 start_new_session=True,
                 umask=0o022,
-                preexec_fn=take_terminal if terminal else None,  # noqa: PLW1509 (two system calls, no lock)
+                preexec_fn=partial(take_terminal, name) if terminal else None,  # noqa: PLW1509 (two system calls, no lock)
             )
         self.pid = self._process.pid
         self.stdin, self.stdout = self._process.stdin, self._process.stdout

@@ -37,21 +37,30 @@ class AsyncClient:
     ) -> Any:
         """As `meshd.client.Client.call`; `tell` is called in this task."""
         line = request(1, operation, arguments)
-        path = self.state / sockets.SOCKET_NAME
         async with self._turns:
-            with trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM) as connected:
-                try:
-                    with trio.fail_after(ANSWER_WITHIN):
-                        with sockets.reachable(path) as address:
-                            await connected.connect(address)
-                        sockets.check_daemon(connected, path)
-                except trio.TooSlowError as error:
-                    raise silent() from error
-                except OSError as error:
-                    raise sockets.unreachable(error, path) from error
-                stream = trio.SocketStream(connected)
+            stream = await connected_stream(self.state)
+            with stream.socket:
                 await _send(stream, line)
                 return await _answer(stream, tell, within)
+
+
+async def connected_stream(state: Path) -> trio.SocketStream:
+    """A connection to the daemon of a state directory. Raises TetherError where none of this user answers."""
+    path = state / sockets.SOCKET_NAME
+    connected = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
+    try:
+        with trio.fail_after(ANSWER_WITHIN):
+            with sockets.reachable(path) as address:
+                await connected.connect(address)
+            sockets.check_daemon(connected, path)
+    except BaseException as error:
+        connected.close()
+        if isinstance(error, trio.TooSlowError):
+            raise silent() from error
+        if isinstance(error, OSError):
+            raise sockets.unreachable(error, path) from error
+        raise
+    return trio.SocketStream(connected)
 
 
 async def _send(stream: trio.SocketStream, line: bytes) -> None:

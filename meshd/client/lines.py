@@ -12,6 +12,12 @@ LINE_LIMIT: Final = 1 << 20
 ANSWER_WITHIN: Final = 60.0
 """Seconds for an answer unless the caller says otherwise. A daemon answers in milliseconds, or is stopped or stuck."""
 
+PARSE_ERROR: Final = -32700
+INVALID_REQUEST: Final = -32600
+UNKNOWN_METHOD: Final = -32601
+INTERNAL_ERROR: Final = -32603
+"""What JSON-RPC 2.0 (section 5.1) calls these mistakes."""
+
 _KINDS: Final[dict[str, type[TetherError]]] = {
     name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, TetherError)
 }
@@ -49,10 +55,22 @@ def request(number: int, operation: str, arguments: dict[str, Any]) -> bytes:
     return line + b"\n"
 
 
+def parsed(line: bytes) -> Any:
+    """The message in a line. Raises ConnectionLostError where there is none."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise _nonsense() from error
+
+
 def understood(line: bytes, number: int) -> Told | Answer | None:
     """What a line from the daemon says of call `number`; None for another call's. Raises the error that the call ended with."""
+    return meant(parsed(line), number)
+
+
+def meant(message: Any, number: int) -> Told | Answer | None:
+    """As `understood`, of a message that was parsed already."""
     try:
-        message = json.loads(line)
         if message.get("method") == "told":
             params = message["params"]
             if params["call"] != number:
@@ -61,8 +79,12 @@ def understood(line: bytes, number: int) -> Told | Answer | None:
         if "error" in message and message["id"] in (number, None):
             raise _error(message["error"])
         return Answer(message["result"]) if message["id"] == number else None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ConnectionLostError("The daemon's answer makes no sense.", "Are both of the same version?") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _nonsense() from error
+
+
+def _nonsense() -> ConnectionLostError:
+    return ConnectionLostError("The daemon's answer makes no sense.", "Are both of the same version?")
 
 
 def _error(error: dict[str, Any]) -> TetherError:

@@ -13,8 +13,8 @@ from typing import Any, Final
 import trio
 
 from meshd import config
-from meshd.client import sockets
-from meshd.client.lines import ANSWER_WITHIN, Answer, Lines, gone, request, silent, understood
+from meshd.client.concurrent import connected_stream
+from meshd.client.lines import ANSWER_WITHIN, Answer, Lines, gone, meant, parsed, request, silent
 from meshd.errors import ConnectionLostError, TetherError
 
 CALLS_AT_ONCE: Final = 14
@@ -58,12 +58,22 @@ class AgentSession:
     async def connect(self) -> None:
         """Have a connection, bound as it was before. Raises TetherError where no daemon of this user answers: so that whoever
         asks can tell that from what an operation refuses."""
-        await self._connect()
+        async with self._connecting:
+            if self._stream is not None:
+                return
+            self._stream = await connected_stream(self.state)
+            self._nursery.start_soon(self._receive, self._stream)
+            if self.binding is not None:
+                try:
+                    await self._ask("agent_register", self.binding, ANSWER_WITHIN)
+                except BaseException:
+                    self._lose(self._stream, gone())
+                    raise
 
     async def call(self, operation: str, /, *, within: float | None = ANSWER_WITHIN, **arguments: Any) -> Any:
         """As `meshd.client.Client.call`, without what is told on the way."""
         async with self._turns:
-            await self._connect()
+            await self.connect()
             return await self._ask(operation, arguments, within)
 
     async def _ask(self, operation: str, arguments: dict[str, Any], within: float | None) -> Any:
@@ -86,33 +96,6 @@ class AgentSession:
             raise type(waiting.error)(waiting.error.what, waiting.error.advice)
         return waiting.answer
 
-    async def _connect(self) -> None:
-        async with self._connecting:
-            if self._stream is not None:
-                return
-            path = self.state / sockets.SOCKET_NAME
-            connected = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
-            try:
-                with trio.fail_after(ANSWER_WITHIN):
-                    with sockets.reachable(path) as address:
-                        await connected.connect(address)
-                    sockets.check_daemon(connected, path)
-            except BaseException as error:
-                connected.close()
-                if isinstance(error, trio.TooSlowError):
-                    raise silent() from error
-                if isinstance(error, OSError):
-                    raise sockets.unreachable(error, path) from error
-                raise
-            self._stream = trio.SocketStream(connected)
-            self._nursery.start_soon(self._receive, self._stream)
-            if self.binding is not None:
-                try:
-                    await self._ask("agent_register", self.binding, ANSWER_WITHIN)
-                except BaseException:
-                    self._lose(self._stream, gone())
-                    raise
-
     async def _receive(self, stream: trio.SocketStream) -> None:
         lines, error = Lines(), gone()
         try:
@@ -131,16 +114,13 @@ class AgentSession:
             self._lose(stream, error)
 
     def _take(self, line: bytes) -> None:
-        try:
-            number = json.loads(line).get("id")
-        except (ValueError, AttributeError, RecursionError):
-            number = None
-        waiting = self._waiting.get(number) if isinstance(number, int) else None
-        if waiting is None:
+        message = parsed(line)
+        number = message.get("id") if isinstance(message, dict) else None
+        if not isinstance(number, int) or (waiting := self._waiting.get(number)) is None:
             return  # told, or of a call that was given up
         try:
-            message = understood(line, number)
-            waiting.answer = message.result if isinstance(message, Answer) else None
+            found = meant(message, number)
+            waiting.answer = found.result if isinstance(found, Answer) else None
         except TetherError as error:
             waiting.error = error
         waiting.done.set()

@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 import attrs
 import trio
 
-SECRETS = ("TETHER_PASSPHRASE",)
+from meshd.config import ENV_PASSPHRASE
+
+SECRETS = (ENV_PASSPHRASE,)
 """Variables that no other program is given."""
 
 MANAGER = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")

@@ -10,7 +10,7 @@ import stat
 import sys
 import termios
 from collections.abc import Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 import attrs
@@ -112,20 +112,20 @@ def _is_command(option: str) -> bool:
 
 def _group(process: int, terminal: str) -> int:
     """The foreground process group of a process's terminal, which must be the device that is named."""
-    with open(f"/proc/{process}/stat", "rb") as file:  # noqa: PTH123 (a file of the kernel, read at once)
+    with Path(f"/proc/{process}/stat").open("rb") as file:
         # The name in parentheses may hold anything, also parentheses.
         fields = file.read(4096).rpartition(b")")[2].split()
     number, group = int(fields[4]), int(fields[5])
-    device = os.stat(terminal).st_rdev  # noqa: PTH116
+    device = Path(terminal).stat().st_rdev
     if (os.major(device), os.minor(device)) != ((number >> 8) & 0xFFF, (number & 0xFF) | ((number >> 12) & 0xFFF00)):
         raise OSError(f"{terminal} is not the terminal of process {process}")
     return group
 
 
 def _argv(group: int) -> list[str]:
-    if os.stat(f"/proc/{group}").st_uid != os.getuid():  # noqa: PTH116
+    if Path(f"/proc/{group}").stat().st_uid != os.getuid():
         return []  # another user's, by sudo or su: nothing is known of it
-    with open(f"/proc/{group}/cmdline", "rb") as file:  # noqa: PTH123
+    with Path(f"/proc/{group}/cmdline").open("rb") as file:
         return file.read(ARGV_LIMIT).decode(errors="replace").rstrip("\0").split("\0")
 
 

@@ -4,7 +4,6 @@ It is given a handle and the agent's name in its environment, and nothing of a m
 """
 
 import os
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +11,10 @@ from typing import Final
 
 import attrs
 
+from meshd.config import ENV_AGENT
 from meshd.drivers.command import plain_environment, run_command
-from meshd.errors import RefusedError
+from meshd.errors import RefusedError, UsageError
+from meshd.model.handle import MESSAGES, Handle
 from meshd.protocol.nudging import Outcome
 
 WITHIN: Final = 30.0
@@ -24,17 +25,17 @@ LENGTH_LIMIT: Final = 8192
 """Characters of all arguments together: they are a row of the database, and stand in `tether delivery status`."""
 
 ENV_HANDLE: Final = "TETHER_HANDLE"
-ENV_AGENT: Final = "TETHER_AGENT_ID"
-
-_HANDLE = re.compile(r"h(?:&)?l_messages_([0-9a-f]{12})")
 
 
 def typed_handle(handle: str) -> str:
     """A message's short handle in the form that is whole in every shell. Raises RefusedError for anything else."""
-    found = _HANDLE.fullmatch(handle)
-    if found is None:
+    try:
+        found = Handle.parse(handle)
+    except UsageError as error:
+        raise RefusedError("That is no handle of a message.") from error
+    if found.table != MESSAGES or found.is_full or handle not in (found.short, found.typed):
         raise RefusedError("That is no handle of a message.")
-    return f"hl_messages_{found[1]}"
+    return found.typed
 
 
 @attrs.frozen

@@ -25,7 +25,7 @@ from meshd.errors import RefusedError, StoreError
 from meshd.model import clock
 from meshd.model.facts import Fact, Fork, Found
 from meshd.model.identity import Identity, Keys, NodeId
-from meshd.model.message import SALT_SIZE, SealedMail
+from meshd.model.message import SealedMail
 from meshd.model.record import NO_HASH, Head, Log, LogId, Record, write_record
 from meshd.model.roster import Roster
 from meshd.notices import Notify, Trouble
@@ -52,7 +52,7 @@ TOGETHER_COUNT: Final = 512
 FEW: Final = 2
 """Records whose signatures are checked in the event loop, 0.1 ms each: the way to a thread and back takes longer."""
 
-SEALED: Final = type_of(SealedMail(boxes=(), salt=bytes(SALT_SIZE), sealed=b""))
+SEALED: Final = type_of(SealedMail)
 """Type and log of what a draft becomes."""
 
 TEND_EVERY: Final = 60.0

@@ -1,21 +1,17 @@
 """Where records about mail are opened, as far as they are for this machine, and folded. docs/protocol/mail.md."""
 
 from collections.abc import Callable
-from typing import Final
 
 import attrs
 
 from meshd.errors import RemoteProtocolError
-from meshd.model.announcement import Addresses, Announcement, Blob, Held, Tag, Tree, Value
+from meshd.model.announcement import Announcement
 from meshd.model.identity import Identity, Keys
-from meshd.model.message import Card, OpenMail, Post, Reached, Said, SealedMail, Thread
+from meshd.model.message import Post, Said, SealedMail
 from meshd.model.record import Record
 from meshd.protocol.mailing import decode_said, encode_said, is_for, open_mail, seal_mail
 from meshd.store.database import Database
 from meshd.wire.bodies import Body
-
-_ANNOUNCEMENTS: Final = (Value, Blob, Tree, Tag, Held, Addresses)
-_POST: Final = (SealedMail, OpenMail, Reached, Card, Thread)
 
 
 @attrs.frozen
@@ -49,16 +45,14 @@ class Letterbox:
 
     def fold(self, database: Database, record: Record, body: Body | None, said: Said | None = None) -> None:
         """Take a stored record into the views. `said`: what is sealed in it, where that is known already."""
-        if isinstance(body, _ANNOUNCEMENTS):
-            announcement: Announcement = body
-            database.handles.fold(record, announcement)
-        elif isinstance(body, _POST):
-            post: Post = body
+        if isinstance(body, Announcement):
+            database.handles.fold(record, body)
+        elif isinstance(body, Post):
             unreadable = False
             if said is None and isinstance(body, SealedMail) and is_for(self.keys, record.header.author, body):
                 said = self._opened(record, body)
                 unreadable = said is None
-            database.mail.fold(record, post, said, unreadable=unreadable)
+            database.mail.fold(record, body, said, unreadable=unreadable)
 
     def _opened(self, record: Record, body: SealedMail) -> Said | None:
         header = record.header

@@ -14,6 +14,7 @@ import re
 import shutil
 import stat
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 import attrs
@@ -293,7 +294,7 @@ async def _tmux(socket: str, *arguments: str) -> str | None:
 def _owner_fault(socket: str) -> str:
     """Why this is no socket to speak to; empty for no reason. Another user's server could say anything of its panes."""
     try:
-        found = os.stat(socket)  # noqa: PTH116 (one system call)
+        found = Path(socket).stat()
     except (OSError, ValueError):
         return "its tmux server is gone"
     if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.getuid():

@@ -26,6 +26,9 @@ WORD_LIMIT: Final = 63
 ADDRESSEES_LIMIT: Final = 256
 """Agents that one letter names: those of all machines of a developer."""
 
+AGENTS_LIMIT: Final = 256
+"""Agents of one machine: a script that registers names must not fill every directory of the mesh."""
+
 KEY_LIMIT: Final = 100
 REASON_LIMIT: Final = 500
 LETTERS_LIMIT: Final = 64

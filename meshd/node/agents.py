@@ -9,15 +9,25 @@ import trio
 
 from meshd.errors import NobodyFoundError, RefusedError, StoreError, UsageError
 from meshd.model import clock
-from meshd.model.identity import NodeId, node_text
+from meshd.model.identity import NodeId
 from meshd.model.member import Member
-from meshd.model.message import ADDRESSEES_LIMIT, RECIPIENTS_LIMIT, TAGS_LIMIT, WORD_LIMIT, Agent, Card, Target
+from meshd.model.message import (
+    ADDRESSEES_LIMIT,
+    AGENTS_LIMIT,
+    RECIPIENTS_LIMIT,
+    TAGS_LIMIT,
+    WORD_LIMIT,
+    Agent,
+    Card,
+    Target,
+)
 from meshd.model.name import check_name
 from meshd.model.record import Record
 from meshd.model.text import is_showable
+from meshd.node.naming import machine_ref, named_member
 from meshd.notices import Trouble
 from meshd.store.mail import Agented, Reader, agent_key
-from meshd.tools.context import AgentInfo, AgentRef, MachineRef, Presence, Session
+from meshd.tools.context import AgentInfo, AgentRef, Presence, Session
 from meshd.wire.bodies import type_of
 
 if TYPE_CHECKING:
@@ -28,23 +38,20 @@ USER: Final = "user"
 
 BROADCAST: Final = "broadcast"
 
-AGENTS_LIMIT: Final = 256
-"""Agents of one machine: a script that registers names must not fill every directory of the mesh."""
-
 GRACE: Final = 3.0
 """Seconds until others are told that a program has gone: it may only be starting anew."""
 
 START_GRACE: Final = 15.0
 """The same after the daemon's own start, for programs that come back by themselves."""
 
-_TARGET_WORDS: Final = {"tag": "tag", "cap": "cap", "label": "label", "machine": "machine"}
+_GROUPS: Final = ("tag", "cap", "label", "machine")
 
 
 def _blank(name: str) -> Card:
     return Card(name=name, label="", tags=(), capabilities=(), status="", live=False, removed=False)
 
 
-_CARD: Final = type_of(_blank("a"))[0]
+_CARD: Final = type_of(Card)[0]
 
 
 @attrs.frozen
@@ -52,7 +59,6 @@ class Meant:
     """A target, worked out."""
 
     target: Target
-    shown: str
     agents: tuple[Agent, ...]
     """Those that it means now."""
 
@@ -111,16 +117,11 @@ class Agents:
             return ("live" if agented.card.name.lower() in self._bound else "stale"), since
         if agented.node in mesh.links.current:
             return ("live" if agented.card.live else "stale"), since
-        last = mesh.last_linked.get(agented.node)
-        return "unreachable", 0.0 if last is None else trio.current_time() - last
+        return "unreachable", mesh.seen_age(agented.node) or 0.0
 
     def ref(self, name: str, node: NodeId) -> AgentRef:
         """An agent, for an answer."""
-        return AgentRef(name, self.machine(node), node == self._me)
-
-    def machine(self, node: NodeId) -> MachineRef:
-        """A machine, for an answer."""
-        return MachineRef(node_text(node), self._mesh.name_of(node))
+        return AgentRef(name, machine_ref(self._mesh, node), node == self._me)
 
     def info(self, agented: Agented) -> AgentInfo:
         """What is known of an agent, for an answer."""
@@ -320,9 +321,9 @@ class Agents:
         kind, colon, word = text.partition(":")
         known = await self.known()
         if text.lower() == BROADCAST:
-            return Meant(Target(BROADCAST), BROADCAST, self._but(known.values(), sender), (), "")
+            return Meant(Target(BROADCAST), self._but(known.values(), sender), (), "")
         if colon:
-            if kind not in _TARGET_WORDS:
+            if kind not in _GROUPS:
                 raise UsageError(
                     f"{text!r:.80} is no target.",
                     "There are tag:, cap:, label:, machine:, broadcast, and agents' names.",
@@ -337,7 +338,7 @@ class Agents:
             member = self._member(word)
             agents = self._but((each for each in known if each.node == member.node), sender)
             note = "" if agents else f"No agent is known on {member.name} yet; whoever begins there finds it."
-            return Meant(Target("machine", node=member.node), f"machine:{member.name}", agents, (member,), note)
+            return Meant(Target("machine", node=member.node), agents, (member,), note)
         if not word or len(word) > WORD_LIMIT or not is_showable(word):
             raise UsageError(f"{kind}: needs a word after it.")
         if kind == "tag":
@@ -349,7 +350,7 @@ class Agents:
             found = [each for each in known if each.card.label.lower() == word.lower()]
         agents = self._but(found, sender)
         note = "" if agents else f"No agent is known with {kind}:{word}; who gets it later finds this."
-        return Meant(target, f"{kind}:{word}", agents, self._everybody(), note)
+        return Meant(target, agents, self._everybody(), note)
 
     def _explicit(self, text: str, known: dict[tuple[NodeId, str], Agented]) -> Meant:
         name, _, where = text.partition("@")
@@ -358,7 +359,7 @@ class Agents:
         agented = known.get((member.node, name.lower()))
         note = "" if agented else f"No agent called {name} is known on {member.name} yet; it waits there for one."
         written = agented.card.name if agented else name
-        return Meant(Target("agent"), f"{written}@{member.name}", (Agent(written, member.node),), (member,), note)
+        return Meant(Target("agent"), (Agent(written, member.node),), (member,), note)
 
     def _named(self, name: str, known: dict[tuple[NodeId, str], Agented]) -> Meant:
         found = [each for (_, key), each in known.items() if key == name.lower()]
@@ -371,24 +372,15 @@ class Agents:
             (one,) = found
             member = self._mesh.roster.by_node(one.node)
             assert member is not None  # `known` has active members only
-            shown = f"{one.card.name}@{member.name}"
-            return Meant(Target("agent"), shown, (Agent(one.card.name, one.node),), (member,), "")
+            return Meant(Target("agent"), (Agent(one.card.name, one.node),), (member,), "")
         note = f"No agent called {name} is known on any machine yet; the first to begin under this name finds it."
-        return Meant(Target("name", name), name, (), self._everybody(), note)
+        return Meant(Target("name", name), (), self._everybody(), note)
 
     def _member(self, text: str) -> Member:
-        found = self._mesh.roster.named(text) if text else []
-        active = [each for each in found if each.is_active]
-        if len(active) == 1:
-            return active[0]
-        if active:
-            names = ", ".join(self.machine(each.node).node[:8] for each in active)
-            raise UsageError(f"The machine {text!r:.80} may be {names}.", "Use one of these in place of its name.")
-        if found:
+        member = named_member(self._mesh, text, prefer_active=True)
+        if not member.is_active:
             raise RefusedError(f"{text} is not a member any more.", "See: tether members.")
-        raise NobodyFoundError(
-            f"No machine of the mesh {self._mesh.name} is called {text!r:.80}.", "See: tether members."
-        )
+        return member
 
     def _everybody(self) -> tuple[Member, ...]:
         active = tuple(self._mesh.roster.active())

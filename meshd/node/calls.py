@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING
 
 from meshd.errors import NobodyFoundError, UsageError
 from meshd.model.handle import Handle
-from meshd.model.identity import NodeId, node_text, short_text
+from meshd.model.identity import NodeId
 from meshd.model.member import Member
 from meshd.model.name import same_name
 from meshd.node.mesh import Mesh
+from meshd.node.naming import machine_ref, named_member
 from meshd.store.views import Found
 from meshd.tools.context import MachineRef
 
@@ -46,17 +47,11 @@ class Calls:
 
     def member(self, mesh: Mesh, text: str) -> Member:
         """The machine that is meant, of whatever standing. Raises UsageError, NobodyFoundError."""
-        found = mesh.roster.named(text)
-        if len(found) == 1:
-            return found[0]
-        if found:
-            names = ", ".join(f"{each.name} ({short_text(each.node)})" for each in found)
-            raise UsageError(f"{text!r:.80} may be {names}.", "Say which by the characters in parentheses.")
-        raise NobodyFoundError(f"No machine of the mesh {mesh.name} is called {text!r:.80}.", "See: tether members.")
+        return named_member(mesh, text)
 
     def machine(self, mesh: Mesh, node: NodeId) -> MachineRef:
         """A machine, for an answer."""
-        return MachineRef(node_text(node), mesh.name_of(node))
+        return machine_ref(mesh, node)
 
     def here(self, mesh: Mesh) -> MachineRef:
         """This machine, as a mesh calls it."""

@@ -10,7 +10,7 @@ import trio
 from meshd.drivers.link import Link
 from meshd.errors import NobodyFoundError, UsageError
 from meshd.model.address import Address
-from meshd.model.identity import NodeId, node_text
+from meshd.model.identity import node_text
 from meshd.model.member import Member
 from meshd.node.calls import Calls
 from meshd.node.mesh import Mesh
@@ -153,7 +153,7 @@ class LinkCalls(Calls):
             path="" if link is None else link.path.value,
             address="" if link is None else str(link.connection.peer),
             since=None if link is None else now - link.since,
-            seen_age=0.0 if link is not None else self._seen_age(mesh, member.node),
+            seen_age=mesh.seen_age(member.node),
             round_trip=None if link is None else link.round_trip,
             round_trip_age=None if link is None or link.probed_at is None else now - link.probed_at,
             they_lack_records=None if lag is None else lag.records_there,
@@ -163,12 +163,6 @@ class LinkCalls(Calls):
             lag_age=None if lag is None else max(0.0, now - lag.as_of),
             blocked=member.node in mesh.blocked,
         )
-
-    def _seen_age(self, mesh: Mesh, node: NodeId) -> float | None:
-        now = trio.current_time()
-        times = [entry.answered for entry in mesh.links.entries() if entry.node == node and entry.answered is not None]
-        left = mesh.last_linked.get(node)
-        return None if not times and left is None else max(0.0, now - max([*times, *([] if left is None else [left])]))
 
     def _problems(self, mesh: Mesh | None) -> tuple[Problem, ...]:
         lasting = [] if mesh is not None else [Problem(each.what, each.advice, "error") for each in self.node.unopened]

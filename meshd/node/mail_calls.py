@@ -350,7 +350,7 @@ class MailCalls(MailAsking):
         ]
         if all(each == "unreachable" for each in there):
             why = "is known" if not there else "can be reached now"
-            raise RefusedError(f"Nobody that {meant.shown} means {why}.", "With --queue it is sent all the same.")
+            raise RefusedError(f"Nobody that {to} means {why}.", "With --queue it is sent all the same.")
 
 
 def _check(subject: str, text: str, ticket: str, thread: str, key: str) -> None:

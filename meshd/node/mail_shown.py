@@ -4,13 +4,12 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, TypeVar
 
-import trio
-
 from meshd.model import clock
 from meshd.model.handle import MESSAGES, Handle
 from meshd.model.identity import NodeId
 from meshd.model.message import Letter, Target
 from meshd.node.mailroom import Posted, Progress
+from meshd.node.naming import machine_ref
 from meshd.store.mail import Listed, Mailed
 from meshd.tools.context import Attachment, Freshness, Line, Message, Recipient, Sent, State
 from meshd.wire.codec import encode_body
@@ -146,9 +145,7 @@ def message(mesh: "Mesh", listed: Listed, reason: str, progress: list[Progress])
 
 def recipients(mesh: "Mesh", progress: list[Progress]) -> tuple[Recipient, ...]:
     """How far a letter has come, for an answer."""
-    return tuple(
-        Recipient(mesh.agents.ref(each.name, each.node), _known_state(each.state), each.why) for each in progress
-    )
+    return tuple(Recipient(mesh.agents.ref(each.name, each.node), each.state, each.why) for each in progress)
 
 
 def sent(
@@ -172,14 +169,10 @@ def sent(
 
 def overall(progress: list[Progress]) -> State:
     """That of the recipient who has come least far. While no agent is known it is stored: nobody has it."""
-    named = [_known_state(each.state) for each in progress if each.name]
+    named = [each.state for each in progress if each.name]
     if not named:
         return "refused" if any(each.state == "refused" for each in progress) else "stored"
     return min(named, key=_ORDER.index)
-
-
-def _known_state(text: str) -> State:
-    return next(state for state in _ORDER if state == text)
 
 
 def freshness(mesh: "Mesh") -> tuple[Freshness, ...]:
@@ -188,7 +181,6 @@ def freshness(mesh: "Mesh") -> tuple[Freshness, ...]:
     found = []
     for member in mesh.roster.active():
         if member.node != me:
-            linked, last = member.node in mesh.links.current, mesh.last_linked.get(member.node)
-            age = 0.0 if linked else None if last is None else trio.current_time() - last
-            found.append(Freshness(mesh.agents.machine(member.node), linked, age))
+            linked = member.node in mesh.links.current
+            found.append(Freshness(machine_ref(mesh, member.node), linked, mesh.seen_age(member.node)))
     return tuple(found)

@@ -21,13 +21,14 @@ from meshd.model.message import (
     Letter,
     OpenMail,
     Reached,
-    State,
     Words,
 )
+from meshd.model.message import State as Became
 from meshd.model.record import Log, Record
 from meshd.notices import MailArrived, Trouble
 from meshd.store.database import Database
 from meshd.store.mail import Mailed, Reader, Standing
+from meshd.tools.context import State
 
 if TYPE_CHECKING:
     from meshd.node.mesh import Mesh
@@ -71,7 +72,7 @@ class Progress:
 
     name: str
     node: NodeId
-    state: str
+    state: State
     why: str = ""
 
 
@@ -108,7 +109,7 @@ class Mailroom:
 
     async def say(
         self,
-        state: State,
+        state: Became,
         about: Sequence[Mailed],
         agent: str,
         *,
@@ -326,7 +327,7 @@ def _progress(
 
 def _state(
     words: Sequence[Standing], agent: str, node: NodeId, me: NodeId, is_there: Callable[[NodeId], bool]
-) -> tuple[str, str]:
+) -> tuple[State, str]:
     """How far it has come for one agent, and why not further."""
     said = {each.state: each for each in words if each.node == node and each.agent in ("", agent)}
     if "refused" in said:

@@ -43,7 +43,7 @@ from meshd.store.peers import BlockedNode
 from meshd.wire.bodies import type_of
 from meshd.wire.constants import CloseCode
 
-ADDRESSES: Final = type_of(Addresses(spots=()))[0]
+ADDRESSES: Final = type_of(Addresses)[0]
 
 CHANGES_TOLD: Final = 5
 """Machines that one notice of a changed roster names."""
@@ -155,6 +155,15 @@ class Mesh:
         """What people call a machine."""
         member = self.roster.by_node(node)
         return short_text(node) if member is None else member.name
+
+    def seen_age(self, node: NodeId) -> float | None:
+        """Seconds since a member was last heard: 0 while it is linked; None where that is not known."""
+        if node in self.links.current:
+            return 0.0
+        times = [entry.answered for entry in self.links.entries() if entry.node == node and entry.answered is not None]
+        left = self.last_linked.get(node)
+        latest = max([*times, *([] if left is None else [left])], default=None)
+        return None if latest is None else max(0.0, trio.current_time() - latest)
 
     # Life.
 

@@ -10,12 +10,10 @@ from typing import Final, Literal, cast
 import apsw
 import attrs
 
+from meshd.model.message import AGENTS_LIMIT
 from meshd.model.record import HASH_SIZE
 
 Method = Literal["none", "tmux", "exec"]
-
-AGENTS_LIMIT: Final = 256
-"""Rows at most: as many agents as a machine may have."""
 
 BATCH_LIMIT: Final = 1024
 """Messages of a batch that are kept, the newest: of those beyond it a reader may be told once more after a new start."""

@@ -15,9 +15,10 @@ from meshd.model.identity import NodeId, node_id
 from meshd.model.message import WITHOUT_LIMIT, Card, Letter, OpenMail, Post, Reached, Said, SealedMail, Thread, Words
 from meshd.model.record import Header, Log, LogId, Record
 from meshd.store.folding import clock_of, rank
+from meshd.wire.bodies import type_of
 from meshd.wire.codec import decode_body, encode_body
 
-LETTERS: Final = ("mail.sealed", "mail.open")
+LETTERS: Final = (type_of(SealedMail)[0], type_of(OpenMail)[0])
 """Types of records that a letter may be in."""
 
 COUNTED: Final = 1_000

@@ -6,6 +6,7 @@ import secrets
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 from meshd.errors import RefusedError, StoreError
@@ -20,10 +21,16 @@ Entry = dict[str, Any]
 def is_complete() -> bool:
     """Whether the extra is installed by which TOML is written and tether-mcp runs."""
     try:
-        import tomlkit  # noqa: F401  a small part of it
+        _toml()  # a small part of it
     except ModuleNotFoundError:
         return False
     return True
+
+
+def _toml() -> ModuleType:
+    import tomlkit
+
+    return tomlkit
 
 
 def merged_json(text: str, section: str, name: str, entry: Entry) -> str:
@@ -51,8 +58,7 @@ def _indent(text: str) -> int:
 
 def merged_toml(text: str, section: str, name: str, entry: Entry) -> str:
     """As merged_json, for TOML; comments stay."""
-    import tomlkit
-
+    tomlkit = _toml()
     try:
         document = tomlkit.parse(text)
         servers = document.setdefault(section, tomlkit.table(is_super_table=True))
@@ -61,7 +67,7 @@ def merged_toml(text: str, section: str, name: str, entry: Entry) -> str:
         if name not in servers:
             servers[name] = tomlkit.table()
         merge(servers[name], entry)
-        return tomlkit.dumps(document)
+        return str(tomlkit.dumps(document))
     except tomlkit.exceptions.TOMLKitError as error:
         raise ValueError(str(error)) from error
 

@@ -18,7 +18,14 @@ import msgspec
 import structlog
 import trio
 
-from meshd.client.lines import LINE_LIMIT, Lines
+from meshd.client.lines import (
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    LINE_LIMIT,
+    PARSE_ERROR,
+    UNKNOWN_METHOD,
+    Lines,
+)
 from meshd.client.sockets import peer_uid, reachable
 from meshd.errors import ConnectionLostError, RefusedError, TetherError, UsageError
 from meshd.notices import event_name
@@ -41,11 +48,6 @@ GOODBYE: Final = 1.0
 
 _RECEIVED_AT_ONCE: Final = 1 << 16
 _BACKLOG: Final = 64
-
-PARSE_ERROR: Final = -32700
-INVALID_REQUEST: Final = -32600
-UNKNOWN_METHOD: Final = -32601
-INTERNAL_ERROR: Final = -32603
 
 CANCEL: Final = "cancel"
 """The one notification that is known: end the call with this id, which then is not answered."""

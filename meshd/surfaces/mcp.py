@@ -13,11 +13,11 @@ import click
 import trio
 
 from meshd import __version__, config
+from meshd.config import ENV_AGENT
 from meshd.errors import RefusedError, UsageError
 from meshd.surfaces.program import run, said
 from meshd.tools.agent_tools import SETS, chosen
 from meshd.tools.kinds import AGENT
-from meshd.tools.mail_operations import ENV_AGENT
 
 PROGRAM: Final = "tether-mcp"
 

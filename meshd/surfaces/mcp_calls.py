@@ -14,6 +14,7 @@ import trio
 
 from meshd.client.lines import silent
 from meshd.client.session import AgentSession
+from meshd.config import ENV_AGENT
 from meshd.errors import ConnectionLostError, NobodyFoundError, RefusedError, TetherError, TimedOutError
 from meshd.surfaces import passing, starting
 from meshd.tools.agent_tool import (
@@ -27,7 +28,6 @@ from meshd.tools.agent_tool import (
     error_name,
     same_agent,
 )
-from meshd.tools.mail_operations import ENV_AGENT
 
 CALL_WITHIN: Final = 300.0
 """Seconds for one call that may take as long as it takes. Clients give up, and cancel, long before."""

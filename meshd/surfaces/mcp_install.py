@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 import click
 
 from meshd import config
+from meshd.config import ENV_AGENT
 from meshd.errors import RefusedError, UsageError
 from meshd.surfaces import client_files, render
 from meshd.surfaces.client_files import Entry
@@ -18,7 +19,6 @@ from meshd.surfaces.mcp import INSTALL
 from meshd.surfaces.mcp import PROGRAM as SERVER
 from meshd.tools.agent_tools import SETS, chosen
 from meshd.tools.kinds import AGENT
-from meshd.tools.mail_operations import ENV_AGENT
 
 NAME: Final = "tether"
 """What the server is called in a client's configuration."""

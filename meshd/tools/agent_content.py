@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from meshd.errors import UsageError
-from meshd.model.handle import BLOB, TREE, Handle
+from meshd.model.handle import BLOB, MESSAGES, TREE, Handle
 from meshd.tools.agent_mail import FOR_AGENT, RECEIVE, received
 from meshd.tools.agent_tool import (
     HANDLE_INVALID,
@@ -22,15 +22,11 @@ from meshd.tools.agent_tool import (
     listed,
     of,
 )
-from meshd.tools.handle_operations import OPERATIONS
 from meshd.tools.kinds import JSON, Kind
+from meshd.tools.registry import BY_NAME
 
-_BY_NAME: Final = {each.name: each for each in OPERATIONS}
-COLLAPSE, RESOLVE, PUT, GET, TREE_OF = (_BY_NAME[each] for each in ("collapse", "resolve", "put", "get", "tree"))
-METADATA, TABLES, SNAPSHOT = (_BY_NAME[each] for each in ("metadata", "tables", "snapshot"))
-
-MESSAGES: Final = "messages"
-"""The table of handles that mean mail, which not everybody may resolve."""
+COLLAPSE, RESOLVE, PUT, GET, TREE_OF = (BY_NAME[each] for each in ("collapse", "resolve", "put", "get", "tree"))
+METADATA, TABLES, SNAPSHOT = (BY_NAME[each] for each in ("metadata", "tables", "snapshot"))
 
 BLOB_LIMIT: Final = 8 << 20
 """Most bytes of a blob that goes through a tool, either way: base64 of more is for no model, and a file for all else."""

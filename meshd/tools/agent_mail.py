@@ -17,11 +17,10 @@ from meshd.tools.agent_tool import (
     of,
 )
 from meshd.tools.kinds import HANDLE, KEY
-from meshd.tools.mail_operations import OPERATIONS
+from meshd.tools.registry import BY_NAME
 from meshd.tools.text import short
 
-_BY_NAME: Final = {each.name: each for each in OPERATIONS}
-SEND, INBOX, RECEIVE, CLOSE, WAIT = (_BY_NAME[each] for each in ("send", "inbox", "receive", "close", "wait"))
+SEND, INBOX, RECEIVE, CLOSE, WAIT = (BY_NAME[each] for each in ("send", "inbox", "receive", "close", "wait"))
 
 WAIT_SECONDS: Final = 50
 """What a client's own time-out of 60 seconds, which is usual, leaves."""

@@ -5,10 +5,9 @@ from typing import Any, Final
 
 from meshd.tools.agent_mail import COUNT, FROM_AGENT, LIST, address, always
 from meshd.tools.agent_tool import DATA_NOTICE, Call, Given, Outcome, Plan, Tool, listed, of
-from meshd.tools.mail_operations import OPERATIONS
+from meshd.tools.registry import BY_NAME
 
-_BY_NAME: Final = {each.name: each for each in OPERATIONS}
-WHO, REGISTER = _BY_NAME["who"], _BY_NAME["agent_register"]
+WHO, REGISTER = BY_NAME["who"], BY_NAME["agent_register"]
 
 
 def _agent(each: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,10 +19,9 @@ from meshd.tools.agent_mail import (
 )
 from meshd.tools.agent_tool import DATA_NOTICE, Call, Given, Outcome, Plan, Tool, listed, of
 from meshd.tools.kinds import NAME
-from meshd.tools.mail_operations import OPERATIONS
+from meshd.tools.registry import BY_NAME
 
-_BY_NAME: Final = {each.name: each for each in OPERATIONS}
-OF, THREADS, CREATE, SEND = (_BY_NAME[each] for each in ("thread", "threads", "thread_create", "send"))
+OF, THREADS, CREATE, SEND = (BY_NAME[each] for each in ("thread", "threads", "thread_create", "send"))
 
 _THREAD: Final = Given("thread", of(SEND, "thread"), True)
 

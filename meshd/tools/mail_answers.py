@@ -137,7 +137,7 @@ class Freshness:
     machine: MachineRef
     linked: bool
     age: float | None
-    """Since it was last heard; None: not in this run of the daemon."""
+    """Since it was last heard; None: not that this machine knows."""
 
 
 @attrs.frozen

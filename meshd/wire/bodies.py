@@ -35,9 +35,9 @@ TYPES: Final[dict[str, tuple[Log, type[Body]]]] = {
 _NAMES = {kind: name for name, (_, kind) in TYPES.items()}
 
 
-def type_of(body: Body) -> tuple[str, Log]:
-    """The type's name and log of a body."""
-    name = _NAMES[type(body)]
+def type_of(body: Body | type[Body]) -> tuple[str, Log]:
+    """The type's name and log of a body, or of a class of them."""
+    name = _NAMES[body if isinstance(body, type) else type(body)]
     return name, TYPES[name][0]
 
 

@@ -9,7 +9,8 @@ import attrs
 import pytest
 
 from meshd import config, errors
-from meshd.tools import context, manual
+from meshd.model import message
+from meshd.tools import context, kinds, mail_operations, manual
 from meshd.tools.kinds import JSON_LIMIT
 from meshd.tools.operation import Audience, Operation, Tells
 from meshd.tools.registry import BY_NAME, GROUPS, OPERATIONS
@@ -95,6 +96,8 @@ def test_secrets_are_declared_as_such() -> None:
 
 def test_constants_that_are_written_twice_are_equal() -> None:
     assert JSON_LIMIT == context.VALUE_LIMIT
+    assert (kinds.MAIL_TEXT_LIMIT, kinds.SUBJECT_LIMIT) == (message.TEXT_LIMIT, message.SUBJECT_LIMIT)
+    assert mail_operations.ENV_AGENT == config.ENV_AGENT
 
 
 @every_operation
